@@ -1,0 +1,39 @@
+"""Which device runs the network, and how precisely it computes."""
+
+import logging
+import sys
+
+import torch
+
+from functions import distributed
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name`, or the best there is. Raises ValueError for one that is not there."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.index is None:
+            device = torch.device("cuda", distributed.local_rank())
+        if device.index >= count:
+            there = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+            raise ValueError(f"--device {name}: this machine has {there} for it; cpu always works")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: this machine has no Metal device; cpu always works")
+    return device
+
+
+def mention_idle_gpus(device: torch.device) -> None:
+    """Say how to use all GPUs, where a single process would leave some idle."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if count > 1 and not distributed.under_torchrun():
+        command = f"torchrun --nproc_per_node {count} {' '.join(sys.argv)}"
+        logging.info(f"{count} GPUs are visible and this process uses one; all of them: {command}")
+
+
+def precision_in_words(device: torch.device) -> str:
+    """What torch's default flags, which are upstream's numerics, mean on `device`."""
+    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return "float32 with TF32 convolutions" if tf32 else "float32"

@@ -1,0 +1,83 @@
+"""The only place that knows torch.distributed. Everything here is valid in a single process too."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join torchrun's group for the block; nothing without torchrun."""
+    if not under_torchrun():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def under_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def local_rank() -> int:
+    return int(os.environ["LOCAL_RANK"]) if under_torchrun() else 0
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Rank 0 runs the block before the others do: to download once, to prepare a folder once."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def share_of(n: int) -> slice:
+    """This rank's contiguous rows of a batch of n: at least one, for every rank must take part in a step."""
+    share = slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
+    return share if share.stop > share.start else slice(0, 1)
+
+
+def weight_of_share(n: int) -> int:
+    """0 where the row of `share_of` is another rank's to count, else 1."""
+    return int(n * rank() // world_size() < n * (rank() + 1) // world_size())
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum over the ranks, in place; the device is not waited for."""
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """The model with its gradients averaged over the ranks."""
+    return DistributedDataParallel(model) if dist.is_initialized() else model

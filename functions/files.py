@@ -1,0 +1,80 @@
+"""How a file becomes safe: whole before it is seen, and one process at a time."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A path to write; the file appears under `path` when the block ends without an error.
+
+    durable: also survive a power cut. The temporary name is always the same, so a killed run leaves one at most,
+    and the next run replaces it.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def link(source: Path, path: Path) -> None:
+    """`path` becomes another name of `source`; a copy where the file system has no hard links."""
+    with atomic(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process, by a lock beside it. Raises ValueError where another process has it."""
+    path = folder.with_name(f"{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{folder} is in use by another process; wait for it, or choose another name") from None
+
+
+def move_aside(*folders: Path) -> list[tuple[Path, Path]]:
+    """Rename each folder that is there to `{name}.K`, with the first K that is free for all. (old, new) pairs."""
+    there = [folder for folder in folders if folder.exists()]
+    k = 1
+    while any(folder.with_name(f"{folder.name}.{k}").exists() for folder in folders):
+        k += 1
+    moves = [(folder, folder.with_name(f"{folder.name}.{k}")) for folder in there]
+    for old, new in moves:
+        old.rename(new)
+    return moves
+
+
+def has_content(folder: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return any(folder.iterdir())
+    return False
+
+
+def md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,0 +1,24 @@
+"""What a checkpoint is, whatever its file format."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Checkpoint:
+    """`None` where a format has no such part. Parameter names are those of models/unet.py."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None = None
+    optimizer: dict[str, Any] | None = None  # torch's optimizer state dict
+    epoch: int = 0
+    step: int = 0
+    images_seen: int = 0  # of this epoch
+    seed: int | None = None
+
+
+def is_weights(value: Any) -> bool:
+    """Whether `value` is a non-empty mapping of names to tensors."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
