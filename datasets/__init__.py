@@ -1,0 +1,44 @@
+"""Images to train on. A data set is what has a length and gives uint8 (c, h, w) tensors: nothing in it is random."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from configs import DataConfig
+
+
+class Images(Protocol):
+    """n images of (c, h, w), uint8. A Tensor (n, c, h, w) is one, and is read without workers."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> Tensor: ...
+
+
+# A module each, with `read(data, root, train) -> Images | None`. They import slow libraries, so only the one needed is.
+_READERS = ["CIFAR10", "FASHION_MNIST", "DIGITS", "FOLDER"]
+
+# The folders under {exp}/datasets, as upstream names them where it has them.
+_FOLDERS = {"CELEBA": "celeba", "LSUN": "lsun", "FFHQ": "FFHQ"}
+
+
+def dataset_root(data: DataConfig, exp: str, given: str | None) -> Path:
+    """The data set's own folder: what --data names, else its place under {exp}/datasets."""
+    if given is not None:
+        return Path(given)
+    return Path(exp, "datasets", _FOLDERS.get(data.dataset, data.dataset.lower()))
+
+
+def get_dataset(data: DataConfig, root: Path, train: bool) -> Images | None:
+    """The training or the test split of `data.dataset`; None for a test split that the data do not have.
+
+    Raises ValueError, saying which files go where, for data that are missing and can't be downloaded.
+    """
+    if data.dataset not in _READERS:
+        raise ValueError(
+            f"data.dataset {data.dataset} can be sampled but not yet read for training; "
+            f"{', '.join(_READERS)} can, and FOLDER reads any tree of images that --data names"
+        )
+    reader = import_module(f"datasets.{data.dataset.lower()}")
+    return reader.read(data, root, train)

@@ -1,0 +1,98 @@
+"""The order of the data, from (seed, epoch) alone, and the loader that keeps to it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import tee
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets import Images
+
+
+ORDER_STREAM = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One global batch: the images `indices` of epoch `epoch`, after which `images_seen` of it have been used."""
+
+    epoch: int
+    images_seen: int
+    indices: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return len(self.indices)
+
+
+def training_order(length: int, batch_size: int, seed: int, epoch: int, images_seen: int, n_epochs: int) -> Iterator[Batch]:
+    """The batches from a position on, to the end of the last epoch; an epoch's last batch may be smaller."""
+    for epoch in range(epoch, n_epochs):
+        order = np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(length)
+        for start in range(images_seen, length, batch_size):
+            stop = min(start + batch_size, length)
+            yield Batch(epoch, stop, order[start:stop])
+        images_seen = 0
+
+
+def plain_order(length: int, batch_size: int) -> Iterator[Batch]:
+    """Every image once, in the data set's order."""
+    for start in range(0, length, batch_size):
+        stop = min(start + batch_size, length)
+        yield Batch(0, stop, np.arange(start, stop))
+
+
+def load(
+    dataset: Images, batches: Iterable[Batch], rows_of: Callable[[int], slice], num_workers: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch with the images of its rows `rows_of(size)`, uint8 (rows, c, h, w).
+
+    Workers read ahead, never more than the machine has cores; none are used for data that lie in memory.
+    Raises ValueError for an image that can't be read.
+    """
+    batches, ahead = tee(batches)
+    index_lists = (batch.indices[rows_of(batch.size)] for batch in ahead)
+    if isinstance(dataset, Tensor):
+        images = (dataset[torch.from_numpy(indices)] for indices in index_lists)
+    else:
+        images = _read_ahead(dataset, index_lists, min(num_workers, os.cpu_count() or 1))
+    yield from zip(batches, images, strict=True)
+
+
+def _read_ahead(dataset: Images, index_lists: Iterable[Sequence[int]], num_workers: int) -> Iterator[Tensor]:
+    loader = DataLoader(
+        _ErrorsAsValues(dataset),
+        batch_sampler=index_lists,
+        num_workers=num_workers,
+        collate_fn=_stack,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for images in loader:
+        if isinstance(images, ValueError):
+            raise images
+        yield images
+
+
+class _ErrorsAsValues:
+    """A worker's exception would reach the user wrapped in the worker's traceback; a value comes as it is."""
+
+    def __init__(self, dataset: Images):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Tensor | ValueError:
+        try:
+            return self.dataset[i]
+        except ValueError as error:
+            return error
+
+
+def _stack(items: list[Tensor | ValueError]) -> Tensor | ValueError:
+    errors = [item for item in items if isinstance(item, ValueError)]
+    return errors[0] if errors else torch.stack(items)

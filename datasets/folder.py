@@ -1,0 +1,62 @@
+"""FOLDER: any tree of images, one's own. Decoded when asked for, by the loader's workers."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from configs import DataConfig
+from datasets.images import to_model_size
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+
+
+class ImageFolder:
+    """The image files below `root`, in the order of their paths."""
+
+    def __init__(self, root: Path, data: DataConfig):
+        self.paths = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(root, followlinks=True)
+            for name in names
+            if os.path.splitext(name)[1].lower() in EXTENSIONS
+        )
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Raises ValueError, naming the file, for an image that can't be decoded."""
+        try:
+            with Image.open(self.paths[i]) as image:
+                picture = _eight_bit(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"the image {self.paths[i]} cannot be decoded ({error}); mend or remove it") from None
+        return to_model_size(picture, self.data)
+
+
+def read(data: DataConfig, root: Path, train: bool) -> ImageFolder | None:
+    """All images below root; where it has folders train/ and test/, each is a split, else there is no test split."""
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}; name the folder of your images with --data")
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        root = root / ("train" if train else "test")
+    elif not train:
+        return None
+    dataset = ImageFolder(root, data)
+    if not len(dataset):
+        raise ValueError(f"{root} holds no images; {', '.join(sorted(EXTENSIONS))} are read")
+    return dataset
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit greyscale as its upper byte (PIL would clip it); palettes by way of their colours; the rest as it is."""
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P":
+        return image.convert("RGBA")
+    image.load()
+    return image

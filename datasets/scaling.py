@@ -1,0 +1,46 @@
+"""Between 8-bit images and the model's range, and the random part of a training batch."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from configs import DataConfig
+
+LOGIT_LAMBDA = 1e-6
+
+
+class Draws(Protocol):
+    """Random numbers for the rows of a batch: (rows, *shape)."""
+
+    def uniform(self, *shape: int) -> Tensor: ...
+    def normal(self, *shape: int) -> Tensor: ...
+
+
+def random_flip(images: Tensor, draws: Draws) -> Tensor:
+    """Each image mirrored with probability one half. (b, c, h, w)"""
+    return torch.where(draws.uniform(1, 1, 1) < 0.5, images.flip(-1), images)
+
+
+def to_model_range(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
+    """uint8 (b, c, h, w) -> float32: dequantization, then [-1, 1] or logits, as the config says."""
+    x = images.float() / 255
+    if data.uniform_dequantization:
+        x = x * (255 / 256) + draws.uniform(*x.shape[1:]) / 256
+    if data.gaussian_dequantization:
+        x = x + draws.normal(*x.shape[1:]) * 0.01
+    if data.rescaled:
+        return 2 * x - 1
+    if data.logit_transform:
+        x = LOGIT_LAMBDA + (1 - 2 * LOGIT_LAMBDA) * x
+        return x.log() - (-x).log1p()
+    return x
+
+
+def from_model_range(x: Tensor, data: DataConfig) -> Tensor:
+    """The model's range -> [0, 1], clamped, as upstream does it. (b, c, h, w)"""
+    if data.logit_transform:
+        x = x.sigmoid()
+    elif data.rescaled:
+        x = (x + 1) / 2
+    return x.clamp(0, 1)
