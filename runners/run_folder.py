@@ -1,0 +1,49 @@
+"""A training run on disk: {exp}/logs/{doc} with its checkpoints and config.yml, and {exp}/tensorboard/{doc}."""
+
+import logging
+import sys
+
+from configs import Config, to_yaml
+from configs.options import Options
+from functions import distributed, files
+from functions.weights import load_checkpoint, native
+from functions.weights.checkpoint import Checkpoint
+
+
+def checkpoint_to_resume(options: Options) -> Checkpoint | None:
+    """The run's last checkpoint; None for a new run. Raises ValueError where there is none to continue."""
+    path = options.log_dir / "ckpt.pth"
+    if options.resume_training is None or (options.resume_training == "auto" and not path.exists()):
+        return None
+    if not path.exists():
+        raise ValueError(f"--resume_training: there is no run to continue, for {path} does not exist; auto would start one")
+    return load_checkpoint(path)
+
+
+def may_begin(options: Options) -> bool:
+    """Whether a new run may have the folder's name. Raises ValueError where a run is there and nobody can be asked."""
+    if not any(map(files.has_content, (options.log_dir, options.tensorboard_dir))):
+        return True
+    if options.ni or options.resume_training == "auto":
+        return True
+    if distributed.under_torchrun() or not sys.stdin.isatty():
+        raise ValueError(
+            f"a run is in {options.log_dir} already: --resume_training continues it, --ni moves it aside and starts anew, "
+            "another --doc keeps both"
+        )
+    answer = input(f"A run is in {options.log_dir} already. Move it aside and start anew? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def begin(options: Options, config: Config) -> None:
+    """Make the folder of a new run; an older run of the name is moved aside, never deleted."""
+    for old, new in files.move_aside(options.log_dir, options.tensorboard_dir):
+        logging.info(f"the run that was in {old} is now in {new}")
+    files.write_text(options.log_dir / "config.yml", to_yaml(config))
+
+
+def save(options: Options, checkpoint: Checkpoint) -> None:
+    """Write ckpt_{step}.pth, and make it ckpt.pth too: each is whole at every moment."""
+    path = options.log_dir / f"ckpt_{checkpoint.step}.pth"
+    native.save(path, checkpoint)
+    files.link(path, options.log_dir / "ckpt.pth")

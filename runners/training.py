@@ -1,0 +1,167 @@
+"""Training, read from top to bottom."""
+
+import logging
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from configs import Config
+from configs.options import DEFAULT_SEED, Options
+from datasets import Images, dataset_root, get_dataset
+from datasets.batches import load, training_order
+from datasets.scaling import random_flip, to_model_range
+from functions import distributed, files
+from functions.losses import noise_estimation_loss
+from functions.noise import BatchDraws, derived_seed, initial_noise, step_generator
+from runners import run_folder
+from runners.diffusion import Diffusion, Sampling
+from runners.evaluation import validation_loss
+from runners.report import Report
+from runners.state import TrainingState
+
+INIT_STREAM, STEP_STREAM, DROPOUT_STREAM = 3, 5, 6
+GRID_IMAGES, GRID_STEPS = 8, 10
+
+
+def train(options: Options, config: Config, device: torch.device) -> None:
+    """Train the config's network as the run `doc`, anew or from its last checkpoint."""
+    checkpoint = run_folder.checkpoint_to_resume(options)
+    if checkpoint is None and not run_folder.may_begin(options):
+        return
+    root = dataset_root(config.data, options.exp, options.data)
+    with distributed.main_first():
+        dataset = get_dataset(config.data, root, train=True)
+        test_set = get_dataset(config.data, root, train=False)
+
+    seed = next(s for s in (options.seed, checkpoint and checkpoint.seed, DEFAULT_SEED) if s is not None)
+    torch.manual_seed(derived_seed(seed, INIT_STREAM))
+    diffusion = Diffusion(config, device)
+    state = TrainingState(diffusion.model, config, seed)
+    if checkpoint is not None:
+        state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
+
+    last_step = _last_step(state, len(dataset))
+    if state.step >= last_step:
+        logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")
+        return
+    is_main = distributed.is_main()
+    with files.locked(options.log_dir) if is_main else nullcontext():
+        if is_main and checkpoint is None:
+            run_folder.begin(options, config)
+        distributed.barrier()
+        with Report(options.log_dir, options.tensorboard_dir, state.step, last_step, config.optim.lr) as report:
+            _describe(options, diffusion, state, len(dataset), test_set, last_step)
+            _loop(options, diffusion, state, dataset, test_set, last_step, report)
+
+
+def _loop(
+    options: Options,
+    diffusion: Diffusion,
+    state: TrainingState,
+    dataset: Images,
+    test_set: Images | None,
+    last_step: int,
+    report: Report,
+) -> None:
+    """From the state's position in the data to `last_step`."""
+    config, device = diffusion.config, diffusion.device
+    training, T = config.training, config.diffusion.num_diffusion_timesteps
+    model = distributed.parallel(state.model.train())
+    alphas_cumprod = diffusion.alphas_cumprod.to(device)
+    max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
+
+    order = training_order(len(dataset), training.batch_size, state.seed, state.epoch, state.images_seen, training.n_epochs)
+    for batch, images in load(dataset, order, distributed.share_of, config.data.num_workers):
+        state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
+
+        # Draw all that is random, for the whole batch; this process keeps its own rows.
+        draws = BatchDraws(step_generator(device, state.seed, STEP_STREAM, state.step), batch.size, distributed.share_of(batch.size))
+        torch.manual_seed(derived_seed(state.seed, DROPOUT_STREAM, state.step, distributed.rank()))
+        images = images.to(device, non_blocking=True)
+        if config.data.random_flip:
+            images = random_flip(images, draws)
+        x0 = to_model_range(images, config.data, draws)
+        t, eps = draws.timesteps(T), draws.normal(*x0.shape[1:])
+
+        # The mean over the batch: gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
+        losses = noise_estimation_loss(model, x0, t, eps, alphas_cumprod)
+        loss = losses.sum() * (distributed.weight_of_share(batch.size) * distributed.world_size() / batch.size)
+
+        # Take the step.
+        state.optimizer.zero_grad()
+        loss.backward()
+        grad_norm = clip_grad_norm_(state.model.parameters(), max_norm)
+        state.optimizer.step()
+
+        # Update the average.
+        if state.ema:
+            state.ema.update(state.model)
+
+        # Report.
+        report.step(state.step, distributed.all_reduce_sum(loss.detach() / distributed.world_size()), grad_norm, batch.size)
+
+        # Validate.
+        if test_set is not None and state.step % training.validation_freq == 0:
+            report.read()
+            with _averaged(state):
+                report.validation(state.step, validation_loss(diffusion, test_set, state.seed))
+            state.model.train()
+
+        # Save, after a look at the losses so far: a run that diverged keeps its last good snapshot.
+        if state.step == 1 or state.step % training.snapshot_freq == 0 or state.step == last_step:
+            report.read()
+            if distributed.is_main():
+                run_folder.save(options, state.checkpoint())
+                report.samples(state.step, _samples(diffusion, state))
+            state.model.train()
+            distributed.barrier()
+
+        if state.step == last_step:
+            break
+
+
+def _last_step(state: TrainingState, length: int) -> int:
+    """The number of the last step: n_epochs or n_iters, whichever ends first."""
+    training = state.config.training
+    this_epoch = -(-(length - state.images_seen) // training.batch_size)
+    later = (training.n_epochs - state.epoch - 1) * -(-length // training.batch_size)
+    return min(training.n_iters, state.step + max(0, this_epoch + later))
+
+
+def _describe(
+    options: Options, diffusion: Diffusion, state: TrainingState, length: int, test_set: Images | None, last_step: int
+) -> None:
+    config = diffusion.config
+    if options.comment:
+        logging.info(f"comment: {options.comment}")
+    parameters = sum(p.numel() for p in state.model.parameters())
+    begin = f"continuing after step {state.step}" if state.step else "from the start"
+    processes = f" in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+    logging.info(
+        f"training on {length} images of {config.data.dataset}, {begin} to step {last_step}, "
+        f"batch {config.training.batch_size}, {parameters:,} parameters, seed {state.seed}, on {diffusion.device}{processes}"
+    )
+    if test_set is None:
+        logging.info("these data have no test split: there will be no validation_loss")
+    if config.optim.grad_clip is None:
+        logging.info("gradients are not clipped: the config has no optim.grad_clip")
+    if config.sampling.last_only:
+        logging.debug("sampling.last_only is accepted and does nothing: no trajectory is ever kept")
+
+
+def _samples(diffusion: Diffusion, state: TrainingState) -> torch.Tensor:
+    """A few images from the same x_T at every snapshot: uint8 (n, c, h, w)."""
+    T = diffusion.config.diffusion.num_diffusion_timesteps
+    timesteps = [t for t in range(0, T, -(-T // GRID_STEPS)) if diffusion.alphas_cumprod[t + 1] > 0]
+    sampling = Sampling(tuple(timesteps), "generalized", 0.0, state.seed)
+    x = initial_noise(state.seed, range(GRID_IMAGES), diffusion.image_shape)
+    with _averaged(state):
+        for step in diffusion.denoise(x, range(GRID_IMAGES), sampling):
+            pass
+    return diffusion.to_images(step.x.nan_to_num())  # a poor picture is no reason to stop
+
+
+def _averaged(state: TrainingState) -> AbstractContextManager[None]:
+    return state.ema.average_weights(state.model) if state.ema else nullcontext()
