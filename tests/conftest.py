@@ -1,0 +1,85 @@
+"""What the tests share: main.py as a real process, small configs, and one trained run."""
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+import main as program
+
+ROOT = Path(__file__).parent.parent
+MAIN = str(ROOT / "main.py")
+
+
+def main(
+    *arguments: object, code: int = 0, fresh: bool = False, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> SimpleNamespace:
+    """Run main.py, expect `code`, and give what it printed: stdout, stderr.
+
+    fresh: as a process of its own, with no terminal. Else by `main.main` in this process, which saves seconds of imports;
+    every task and every kind of refusal is run fresh somewhere.
+    """
+    argv = [str(argument) for argument in arguments]
+    if fresh:
+        process = subprocess.run(
+            [sys.executable, MAIN, *argv],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, cwd=cwd, env={**os.environ, **(env or {})},
+        )  # fmt: skip
+        returned, stdout, stderr = process.returncode, process.stdout, process.stderr
+    else:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, env or {}), chdir(cwd or Path.cwd()):
+            with open(os.devnull) as nothing, patch.object(sys, "stdin", nothing):
+                returned = program.main(argv)
+        stdout, stderr = out.getvalue(), err.getvalue()
+    assert returned == code, f"exit code {returned}, not {code}:\n{stdout}\n{stderr}"
+    return SimpleNamespace(stdout=stdout, stderr=stderr)
+
+
+def refuses(*arguments: object, says: tuple[str, ...], code: int = 2, tree: Path | None = None, **options) -> None:
+    """main.py ends with one sentence that holds all of `says`, and the files below `tree` are as before."""
+    before = files_below(tree)
+    process = main(*arguments, code=code, **options)
+    errors = [line for line in process.stderr.splitlines() if line.startswith("main.py: error: ")]
+    assert len(errors) == 1, process.stderr
+    assert "Traceback" not in process.stderr
+    for words in says:
+        assert words in errors[0], f"{words!r} is not in {errors[0]!r}"
+    assert files_below(tree) == before
+
+
+def files_below(tree: Path | None) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()} if tree else {}
+
+
+def small_config(path: Path, **changes: object) -> Path:
+    """digits.yml with a network of one level and four steps of training; changes as `section__key=value`, None removes."""
+    tree = yaml.safe_load((ROOT / "configs" / "digits.yml").read_text())
+    tree["model"] |= {"ch_mult": [1], "attn_resolutions": [], "dropout": 0.1, "ema_rate": 0.9}
+    tree["data"] |= {"random_flip": True, "uniform_dequantization": True}
+    tree["training"] |= {"batch_size": 600, "n_iters": 4, "snapshot_freq": 2, "validation_freq": 3}
+    tree["sampling"] |= {"batch_size": 4}
+    for name, value in changes.items():
+        section, key = name.split("__")
+        if value is None:
+            tree[section].pop(key, None)
+        else:
+            tree[section][key] = value
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> SimpleNamespace:
+    """One small trained run, for reading only: exp, doc, config, ckpt, and what the process said."""
+    exp = tmp_path_factory.mktemp("run")
+    config = small_config(exp / "small.yml")
+    process = main("--config", config, "--exp", exp, "--doc", "d", "--comment", "a note", fresh=True)
+    return SimpleNamespace(exp=exp, doc="d", config=config, ckpt=exp / "logs" / "d" / "ckpt.pth", stderr=process.stderr)

@@ -1,0 +1,69 @@
+"""Two processes under torchrun (gloo) do what one does."""
+
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import MAIN, main, small_config
+from PIL import Image
+
+
+def torchrun(*arguments, code=0) -> subprocess.CompletedProcess:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), MAIN]
+    process = subprocess.run(
+        [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+    assert (process.returncode == 0) == (code == 0), process.stdout + process.stderr
+    return process
+
+
+def weights(exp, doc, kind="model"):
+    saved = torch.load(exp / "logs" / doc / "ckpt.pth", weights_only=True)
+    return torch.cat([value.flatten().double() for value in saved[kind].values()])
+
+
+def test_two_processes_train_to_the_same_weights(tmp_path):
+    """SGD without dropout; batches of 299 make an epoch end with a batch of 3, and 1,495 + 3 images with odd halves."""
+    changes = dict(optim__optimizer="SGD", optim__lr=1e-4, model__dropout=0.0, training__batch_size=499, training__n_iters=7)
+    config = small_config(tmp_path / "c.yml", **changes)
+    main("--config", config, "--exp", tmp_path, "--doc", "one")
+    process = torchrun("--config", config, "--exp", tmp_path, "--doc", "two")
+    assert "in 2 processes" in process.stderr
+    for kind in ("model", "ema"):
+        one, two = weights(tmp_path, "one", kind), weights(tmp_path, "two", kind)
+        assert (one - two).norm() / one.norm() < 1e-6
+    losses = [(tmp_path / "logs" / doc / "stdout.txt").read_text().split("validation_loss: ")[1].split()[0] for doc in ("one", "two")]
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
+
+
+def test_a_batch_smaller_than_the_ranks_counts_once(tmp_path):
+    """1,498 = 7 · 213 + 7 · 1 images: the last batch of an epoch has one image and two ranks."""
+    changes = dict(optim__optimizer="SGD", optim__lr=1e-5, model__dropout=0.0, training__batch_size=1497, training__n_iters=2)
+    config = small_config(tmp_path / "c.yml", **changes)
+    main("--config", config, "--exp", tmp_path, "--doc", "one")
+    torchrun("--config", config, "--exp", tmp_path, "--doc", "two")
+    one, two = weights(tmp_path, "one"), weights(tmp_path, "two")
+    assert (one - two).norm() / one.norm() < 1e-6
+
+
+def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
+    command = ("--config", run.config, "--ckpt", run.ckpt, "--sample", "--fid", "--timesteps", 5, "--eta", 1, "--num_samples", 11)
+    main(*command, "--exp", tmp_path / "one")
+    torchrun(*command, "--exp", tmp_path / "two")
+    one, two = (tmp_path / exp / "image_samples" / "images" for exp in ("one", "two"))
+    for i in range(11):
+        a, b = (np.asarray(Image.open(folder / f"{i}.png")).astype(int) for folder in (one, two))
+        assert np.abs(a - b).max() <= 1
+    (two / "10.png").unlink()
+    assert "1 images to make" in main(*command, "--exp", tmp_path / "two").stderr
+
+
+def test_a_refusal_ends_every_process(run, tmp_path):
+    process = torchrun("--config", run.config, "--ckpt", tmp_path / "no.pth", "--sample", "--fid", code=1)
+    assert "no checkpoint at" in process.stderr

@@ -1,0 +1,264 @@
+"""Training through main.py: what it writes, that resuming is exact, and that nothing is lost."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import MAIN, files_below, main, refuses, small_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs import OptimConfig, load_config
+from datasets.batches import training_order
+from functions.losses import antithetic_timesteps
+from runners.state import build_optimizer
+
+
+def checkpoint(exp, doc="d", name="ckpt.pth"):
+    return torch.load(exp / "logs" / doc / name, weights_only=True)
+
+
+def assert_same(a, b, path=""):
+    """Bit for bit, through dicts and lists."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def test_a_run_leaves_what_upstreams_does_and_more(run):
+    log_dir, tensorboard_dir = run.exp / "logs" / "d", run.exp / "tensorboard" / "d"
+    assert {p.name for p in log_dir.iterdir()} == {"ckpt.pth", "ckpt_1.pth", "ckpt_2.pth", "ckpt_4.pth", "config.yml", "stdout.txt"}
+    assert load_config(str(log_dir / "config.yml")) == load_config(str(run.config))
+    lines = (log_dir / "stdout.txt").read_text()
+    losses = dict(re.findall(r"step: (\d+), loss: ([\d.]+)", lines))
+    assert list(losses) == ["1", "2", "3", "4"]
+    assert re.search(r"step: 3, validation_loss: [\d.]+", lines)
+    assert "comment: a note" in lines
+    events = EventAccumulator(str(tensorboard_dir)).Reload()
+    assert {"loss", "grad_norm", "learning_rate", "images_per_second", "validation_loss"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert events.Scalars("loss")[3].value == pytest.approx(float(losses["4"]))
+    assert [e.step for e in events.Images("samples")] == [1, 2, 4]
+    assert "1498 images of DIGITS" in run.stderr and "to step 4" in run.stderr
+
+
+def test_checkpoints_hold_tensors_and_plain_values_of_the_whole_state(run):
+    saved = checkpoint(run.exp)
+    assert saved["step"] == 4 and saved["seed"] == 1234
+    assert (saved["epoch"], saved["images_seen"]) == (1, 600)  # 600, 1200, 1498 | 600
+    assert saved["model"].keys() == saved["ema"].keys()
+    assert any(not torch.equal(saved["model"][k], saved["ema"][k]) for k in saved["model"])
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSProp", "SGD"])
+def test_resuming_is_exact(tmp_path, optimizer):
+    """Four steps, over the end of an epoch, against two and two: with dropout, flips and dequantization."""
+    two = small_config(tmp_path / "two.yml", training__n_iters=2, optim__optimizer=optimizer, optim__lr=1e-4)
+    four = small_config(tmp_path / "four.yml", training__n_iters=4, optim__optimizer=optimizer, optim__lr=1e-4)
+    main("--config", four, "--exp", tmp_path, "--doc", "whole", "--seed", 7)
+    main("--config", two, "--exp", tmp_path, "--doc", "parts", "--seed", 7)
+    main("--config", four, "--exp", tmp_path, "--doc", "parts", "--resume_training", fresh=optimizer == "Adam")  # the run's own seed
+    assert_same(checkpoint(tmp_path, "parts"), checkpoint(tmp_path, "whole"))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "parts")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
+def test_a_killed_run_resumes_to_what_it_would_have_been(tmp_path):
+    config = small_config(tmp_path / "c.yml", training__n_iters=30, training__snapshot_freq=3, training__batch_size=64)
+    arguments = ("--config", config, "--exp", tmp_path, "--doc")
+    process = subprocess.Popen([sys.executable, MAIN, *map(str, arguments), "killed"], stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "logs" / "killed" / "ckpt_6.pth")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 6 <= checkpoint(tmp_path, "killed")["step"] < 30
+    main(*arguments, "killed", "--resume_training", fresh=True)
+    main(*arguments, "whole")
+    assert_same(checkpoint(tmp_path, "killed"), checkpoint(tmp_path, "whole"))
+    assert not list((tmp_path / "logs" / "killed").glob(".*"))
+
+
+def wait_for(path, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.01)
+
+
+def test_a_finished_run_says_so(run):
+    before = files_below(run.exp)
+    process = main("--config", run.config, "--exp", run.exp, "--doc", "d", "--resume_training")
+    assert "finished at step 4" in process.stderr
+    assert files_below(run.exp) == before
+
+
+def test_upstreams_run_resumes(tmp_path, run):
+    """A list [model, optimizer, epoch, step, ema] with DataParallel's names; the config's learning rate wins."""
+    own = checkpoint(run.exp)
+    model = {f"module.{name}": value for name, value in own["model"].items()}
+    (tmp_path / "logs" / "d").mkdir(parents=True)
+    torch.save([model, own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
+    config = small_config(tmp_path / "c.yml", training__n_iters=5, optim__lr=0.0005)
+    process = main("--config", config, "--exp", tmp_path, "--doc", "d", "--resume_training")
+    assert "learning rate 0.0005 from the config" in process.stderr and "had 0.002" in process.stderr
+    after = checkpoint(tmp_path)
+    assert after["step"] == 5 and after["epoch"] == 1
+    assert {int(state["step"]) for state in after["optimizer"]["state"].values()} == {5}
+    assert after["optimizer"]["param_groups"][0]["lr"] == 0.0005
+    for name, value in after["ema"].items():  # one update of rate 0.9 after the average that was in the list
+        torch.testing.assert_close(value, 0.9 * own["ema"][name] + 0.1 * after["model"][name])
+
+
+def test_upstreams_run_without_an_average_resumes(tmp_path, run):
+    own = checkpoint(run.exp)
+    (tmp_path / "logs" / "d").mkdir(parents=True)
+    torch.save([own["model"], own["optimizer"], 1, 4], tmp_path / "logs" / "d" / "ckpt.pth")
+    process = main("--config", small_config(tmp_path / "c.yml", training__n_iters=5), "--exp", tmp_path, "--doc", "d", "--resume_training")
+    assert "no EMA" in process.stderr
+    after = checkpoint(tmp_path)
+    for name, value in after["ema"].items():
+        torch.testing.assert_close(value, 0.9 * own["model"][name] + 0.1 * after["model"][name])
+
+
+def test_resuming_with_another_optimizer_or_weights_only_is_refused(tmp_path, run):
+    own = checkpoint(run.exp)
+    (tmp_path / "logs" / "d").mkdir(parents=True)
+    torch.save([own["model"], own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
+    sgd = small_config(tmp_path / "sgd.yml", optim__optimizer="SGD", training__n_iters=9)
+    refuses("--config", sgd, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("momentum_buffer", "SGD"), tree=tmp_path)
+    torch.save(own["model"], tmp_path / "logs" / "d" / "ckpt.pth")
+    adam = small_config(tmp_path / "adam.yml", training__n_iters=9)
+    refuses("--config", adam, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("weights only",), tree=tmp_path)
+
+
+def test_auto_starts_a_run_and_then_continues_it(tmp_path):
+    for n_iters in (1, 2):
+        config = small_config(tmp_path / "c.yml", training__n_iters=n_iters)
+        main("--config", config, "--exp", tmp_path, "--doc", "d", "--resume_training", "auto")
+        assert checkpoint(tmp_path)["step"] == n_iters
+    assert not (tmp_path / "logs" / "d.1").exists()
+
+
+def test_an_old_run_is_moved_aside_with_ni_and_refused_without(tmp_path):
+    config = small_config(tmp_path / "c.yml", training__n_iters=1)
+    for doc in ("logs/d", "tensorboard/d", "logs/d.1"):
+        (tmp_path / doc).mkdir(parents=True)
+        (tmp_path / doc / "old").write_text(doc)
+    command = ("--config", config, "--exp", tmp_path, "--doc", "d")
+    refuses(*command, says=("logs/d already", "--resume_training", "--ni"), tree=tmp_path)
+    process = main(*command, "--ni")
+    assert f"{tmp_path}/logs/d is now in {tmp_path}/logs/d.2" in process.stderr
+    assert (tmp_path / "logs" / "d.2" / "old").read_text() == "logs/d"
+    assert (tmp_path / "tensorboard" / "d.2" / "old").read_text() == "tensorboard/d"
+    assert (tmp_path / "logs" / "d.1" / "old").read_text() == "logs/d.1"
+    assert checkpoint(tmp_path)["step"] == 1
+
+
+@pytest.mark.parametrize("answer, moved", [("n", False), ("y", True)])
+def test_a_person_at_a_terminal_is_asked(tmp_path, answer, moved):
+    config = small_config(tmp_path / "c.yml", training__n_iters=1)
+    (tmp_path / "logs" / "d").mkdir(parents=True)
+    (tmp_path / "logs" / "d" / "old").touch()
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, MAIN, "--config", str(config), "--exp", str(tmp_path), "--doc", "d"],
+        stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    os.write(ours, f"{answer}\n".encode())
+    said, _ = process.communicate(timeout=120)
+    os.close(ours), os.close(theirs)
+    assert process.returncode == 0
+    assert "Move it aside" in said
+    assert (tmp_path / "logs" / "d.1" / "old").exists() == moved
+    assert (tmp_path / "logs" / "d" / "ckpt.pth").exists() == moved
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_snapshot(tmp_path):
+    config = small_config(tmp_path / "c.yml", optim__lr=1e30, training__snapshot_freq=3, training__n_iters=9)
+    process = main("--config", config, "--exp", tmp_path, "--doc", "d", code=1, fresh=True)
+    assert re.search(r"main.py: error: step 2: the loss is (nan|inf)", process.stderr)
+    assert "Traceback" not in process.stderr
+    assert checkpoint(tmp_path)["step"] == 1
+    assert {p.name for p in (tmp_path / "logs" / "d").glob("ckpt*")} == {"ckpt.pth", "ckpt_1.pth"}
+
+
+def test_two_trainings_of_one_run_are_refused(tmp_path):
+    config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
+    command = ("--config", config, "--exp", tmp_path, "--doc", "d")
+    process = subprocess.Popen([sys.executable, MAIN, *map(str, command)], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(tmp_path / "logs" / "d" / "ckpt.pth")
+        process.send_signal(signal.SIGSTOP)
+        refuses(*command, "--ni", says=("logs/d is in use by another process",), tree=tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_interrupt_is_a_sentence_and_130(tmp_path):
+    config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
+    command = [sys.executable, MAIN, "--config", str(config), "--exp", str(tmp_path), "--doc", "d"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "logs" / "d" / "ckpt.pth")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume_training continues" in said and "Traceback" not in said
+
+
+def test_the_run_ends_with_epochs_or_steps_whichever_is_first(tmp_path):
+    config = small_config(tmp_path / "c.yml", training__n_epochs=1, training__n_iters=100)
+    main("--config", config, "--exp", tmp_path, "--doc", "d")
+    saved = checkpoint(tmp_path)
+    assert (saved["step"], saved["epoch"], saved["images_seen"]) == (3, 0, 1498)
+
+
+def test_each_image_is_used_once_an_epoch_in_an_order_of_its_own():
+    batches = list(training_order(103, 10, seed=3, epoch=0, images_seen=0, n_epochs=3))
+    assert [b.size for b in batches] == 3 * ([10] * 10 + [3])
+    orders = [np.concatenate([b.indices for b in batches if b.epoch == e]) for e in range(3)]
+    assert all(sorted(order) == list(range(103)) for order in orders)
+    assert not np.array_equal(orders[0], orders[1])
+    later = list(training_order(103, 10, seed=3, epoch=1, images_seen=20, n_epochs=3))
+    assert [list(b.indices) for b in later] == [list(b.indices) for b in batches[13:]]
+
+
+def test_timesteps_come_in_pairs_that_cover_the_range_evenly():
+    t = antithetic_timesteps(7, 1000, torch.Generator().manual_seed(0))
+    assert t.shape == (7,) and t.dtype == torch.int64
+    assert torch.equal(t[4:], 999 - t[:3])
+    many = antithetic_timesteps(200_000, 10, torch.Generator().manual_seed(0))
+    assert torch.bincount(many, minlength=10).sub(20_000).abs().max() < 600
+
+
+def test_optimizers_have_upstreams_constants():
+    model = torch.nn.Linear(2, 2)
+    optim = dict(lr=0.1, weight_decay=0.01, beta1=0.8, amsgrad=True, eps=1e-7)
+    adam = build_optimizer(model, OptimConfig("Adam", **optim)).defaults
+    assert (adam["betas"], adam["amsgrad"], adam["eps"], adam["weight_decay"]) == ((0.8, 0.999), True, 1e-7, 0.01)
+    assert build_optimizer(model, OptimConfig("RMSProp", **optim)).defaults["weight_decay"] == 0.01
+    assert build_optimizer(model, OptimConfig("SGD", **optim)).defaults["momentum"] == 0.9
+
+
+def test_test_reports_the_validation_loss(run, tmp_path):
+    """--test computes what training logged at that step, to the last digit that both print."""
+    config = small_config(tmp_path / "c.yml", training__n_iters=3)
+    main("--config", config, "--exp", tmp_path, "--doc", "d")
+    logged = re.search(r"step: 3, validation_loss: ([\d.]+)", (tmp_path / "logs" / "d" / "stdout.txt").read_text())[1]
+    said = main("--config", config, "--exp", tmp_path, "--doc", "d", "--test", fresh=True).stdout
+    assert float(re.search(r"validation_loss: ([\d.]+) on 299 test images, ema weights", said)[1]) == pytest.approx(float(logged), abs=1e-5)
