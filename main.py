@@ -1,12 +1,10 @@
 """The command line of DDIM: train, sample, interpolate. `python main.py --help`."""
 
-import logging
 import sys
+import traceback
 
 from configs import load_config
 from configs.options import complete, parse
-
-INTERRUPTED = "interrupted; what was written is whole: --resume_training continues a run, the same command continues images"
 
 
 def main(argv: list[str]) -> int:
@@ -14,32 +12,29 @@ def main(argv: list[str]) -> int:
 
     What can be told in a sentence is; a bug keeps its traceback.
     """
+    debug = False
     try:
-        options = parse(argv)
-        config = load_config(options.config)
-        options = complete(options, config)
-    except ValueError as error:
-        return _fail(error, 2)
+        arguments = parse(argv)
+        debug = arguments.verbose == "debug"
+        config = load_config(arguments.config)
+        options = complete(arguments, config)
 
-    # Not before the command is known to be sound: these take seconds, for they import torch.
-    from torch import OutOfMemoryError
+        # Not before the command is known to be sound: this imports torch, which takes seconds.
+        from runners import run
 
-    from functions.progress import start_logging
-    from runners import run
-
-    start_logging(options.verbose)
-    try:
         run(options, config)
-    except (ValueError, OSError, FloatingPointError, OutOfMemoryError) as error:
-        if options.verbose == "debug":
-            logging.exception("the error below came from here")
-        return _fail(error, 2 if isinstance(error, ValueError) else 1)
+    except ValueError as error:
+        return _fail(error, 2, debug)
+    except (OSError, FloatingPointError, MemoryError) as error:
+        return _fail(error, 1, debug)
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, 130)
+        return _fail("interrupted; what was written is whole, and can be continued", 130, False)
     return 0
 
 
-def _fail(error: Exception | str, code: int) -> int:
+def _fail(error: Exception | str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
     print(f"main.py: error: {error}", file=sys.stderr)
     return code
 

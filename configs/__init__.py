@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 CONFIG_DIR = Path(__file__).parent
+FLOAT32_MAX = 3.4e38
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,11 @@ def load_config(name: str) -> Config:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1
-        raise ValueError(f"{path}, line {line}: a config is plain YAML, without Python tags ({error.problem})") from None
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{where}: a config is plain YAML, without Python tags ({error.problem})") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not text, or a date that is none
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(tree, Mapping):
         what = "empty" if tree is None else f"a {type(tree).__name__}"
@@ -144,8 +145,9 @@ def find_config(name: str) -> Path:
     """The file that `--config name` means."""
     candidates = [CONFIG_DIR / name, Path(name)]
     for path in candidates:
-        if path.is_file():
-            return path
+        with suppress(OSError):  # a name too long for a file
+            if path.is_file():
+                return path
     shipped = sorted(p.name for p in CONFIG_DIR.glob("*.yml"))
     raise ValueError(f"no config {name!r} under configs/ or as a path{nearest(name, shipped)}; configs/ has {', '.join(shipped)}")
 
@@ -187,7 +189,7 @@ def _build(cls: type, tree: Mapping, prefix: str) -> Any:
 
 def _value(hint: Any, value: Any, key: str) -> Any:
     """`value` as the type `hint` says, or a ValueError that names the key, the value and what would be right."""
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"{key} must be a mapping with the keys {', '.join(_names(hint))}, not {value!r}")
         return _build(hint, value, f"{key}.")
@@ -201,7 +203,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         return number
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        if value not in choices or isinstance(value, bool):
+        if value not in choices or type(value) not in map(type, choices):
             words = [str(choice) for choice in choices]
             raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(words)}{nearest(value, words)}")
         return value
@@ -209,7 +211,9 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{key} is {value!r}; it must be a list")
         return tuple(_value(get_args(hint)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) <= FLOAT32_MAX:
+            raise ValueError(f"{key} is {value!r}; it must be a number that float32 can hold")
         return float(value)
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
@@ -220,7 +224,8 @@ def _yaml_hint(hint: type, value: Any) -> str:
     """YAML 1.1 reads 1e-4 as a string: say how to write it."""
     if hint in (int, float) and isinstance(value, str):
         with suppress(InvalidOperation):
-            return f" (YAML reads {value} as text: write {Decimal(value):f})"
+            number = Decimal(value)
+            return f" (YAML reads {value} as text: write {number:f})" if number.is_finite() else ""
     return ""
 
 
@@ -231,7 +236,9 @@ def _check_together(config: Config) -> None:
     if data.channels != model.in_channels:
         raise ValueError(f"data.channels is {data.channels} but model.in_channels is {model.in_channels}; they must be equal")
     if model.out_ch != model.in_channels:
-        raise ValueError(f"model.out_ch is {model.out_ch} but model.in_channels is {model.in_channels}; the noise has the image's shape")
+        raise ValueError(
+            f"model.out_ch is {model.out_ch} but model.in_channels is {model.in_channels}; the noise has the image's shape"
+        )
     if model.ch % 32:
         raise ValueError(f"model.ch is {model.ch}; it must be a multiple of 32, for GroupNorm has 32 groups")
     if not model.ch_mult:
@@ -241,6 +248,10 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"data.image_size is {data.image_size}; the {len(model.ch_mult)} levels of model.ch_mult halve it "
             f"{len(model.ch_mult) - 1} times, so it must be a multiple of {factor}"
+        )
+    if config.diffusion.beta_schedule == "jsd" and config.diffusion.num_diffusion_timesteps < 2:
+        raise ValueError(
+            "diffusion.num_diffusion_timesteps is 1; jsd needs at least 2, for nothing of the image is left at its last"
         )
     if data.dataset == "LSUN" and data.category is None:
         raise ValueError("the key data.category is missing; LSUN needs one, such as bedroom or church_outdoor")

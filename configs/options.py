@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -25,42 +25,36 @@ examples:
 """
 
 Mode = Literal["train", "test", "fid", "interpolation", "sequence"]
+SAMPLE_MODES = ("fid", "interpolation", "sequence")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked of one run; `None` where a default depends on the config or on the run."""
+    """What the user asked of one run, with every default filled in."""
 
     config: str
     exp: str
-    doc: str | None
+    doc: str  # "" where the run's folder is not used
     comment: str
     verbose: str
     ni: bool
     device: str | None
-    seed: int | None
+    seed: int
+    seed_given: bool
     data: str | None
     resume_training: Literal["auto", "always"] | None
-    test: bool
-    sample: bool
-    fid: bool
-    interpolation: bool
-    sequence: bool
+    mode: Mode
     ckpt: str | None
     use_pretrained: bool
     weights: Literal["ema", "raw"] | None
     image_folder: str
-    num_samples: int | None
-    batch_size: int | None
-    timesteps: int | None
+    num_samples: int
+    batch_size: int
+    timesteps: int
     skip_type: Literal["uniform", "quad"]
-    eta: float | None
+    eta: float
+    eta_given: bool
     sample_type: Literal["generalized", "ddpm_noisy"]
-
-    @property
-    def mode(self) -> Mode:
-        chosen = [mode for mode in ("test", "fid", "interpolation", "sequence") if getattr(self, mode)]
-        return chosen[0] if chosen else "train"
 
     @property
     def log_dir(self) -> Path:
@@ -75,28 +69,46 @@ class Options:
         return Path(self.exp, "image_samples", self.image_folder)
 
 
-def parse(argv: list[str]) -> Options:
-    """Options from the arguments. Raises ValueError with one sentence; `--help` exits as argparse does."""
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The checked arguments, None where one was not given. Raises ValueError with one sentence; --help exits."""
     parser = _parser()
-    namespace, unknown = parser.parse_known_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ValueError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags)}")
-    options = Options(**vars(namespace))
-    _check_values(options)
-    _check_combination(options)
+        raise ValueError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags())}")
+    _check_values(arguments)
+    _check_combination(arguments)
+    return arguments
+
+
+def complete(arguments: argparse.Namespace, config: Config) -> Options:
+    """The arguments with their defaults. Raises ValueError where they and the config do not fit."""
+    total = config.diffusion.num_diffusion_timesteps
+    values = vars(arguments) | {
+        "mode": next((mode for mode in ("test", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
+        "doc": arguments.doc or "",
+        "seed": DEFAULT_SEED if arguments.seed is None else arguments.seed,
+        "seed_given": arguments.seed is not None,
+        "eta": arguments.eta or 0.0,
+        "eta_given": arguments.eta is not None,
+        "num_samples": arguments.num_samples or DEFAULT_NUM_SAMPLES,
+        "batch_size": arguments.batch_size or config.sampling.batch_size,
+        "timesteps": arguments.timesteps or min(DEFAULT_TIMESTEPS, total),
+    }
+    options = Options(**{field.name: values[field.name] for field in fields(Options)})
+    if options.timesteps > total:
+        raise ValueError(f"--timesteps is {options.timesteps}; {options.config} has {total} timesteps, so at most {total}")
+    if options.mode == "train" and config.model.type == "bayesian":
+        raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
+    for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
+        for path in (folder, *folder.parents):
+            if path.is_file():
+                raise ValueError(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
     return options
 
 
-def complete(options: Options, config: Config) -> Options:
-    """The options with the defaults that the config decides. Raises ValueError where the two do not fit."""
-    total = config.diffusion.num_diffusion_timesteps
-    timesteps = min(DEFAULT_TIMESTEPS, total) if options.timesteps is None else options.timesteps
-    if timesteps > total:
-        raise ValueError(f"--timesteps is {timesteps}; {options.config} has {total} timesteps, so at most {total}")
-    if options.mode == "train" and config.model.type == "bayesian":
-        raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
-    return replace(options, timesteps=timesteps)
+def flags() -> list[str]:
+    """Every flag there is, as it is typed."""
+    return [flag for action in _parser()._actions for flag in action.option_strings]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -163,46 +175,44 @@ def _skip_type(text: str) -> str:
     return "quad" if text == "quadratic" else text
 
 
-def _check_values(options: Options) -> None:
+def _check_values(arguments: argparse.Namespace) -> None:
     for flag in ("num_samples", "batch_size", "timesteps"):
-        value = getattr(options, flag)
+        value = getattr(arguments, flag)
         if value is not None and value < 1:
             raise ValueError(f"--{flag} is {value}; it must be at least 1")
-    if options.eta is not None and not 0 <= options.eta <= 1:  # NaN is not in the range either
-        raise ValueError(f"--eta is {options.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
-    if options.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", options.device):
-        raise ValueError(f"--device is {options.device!r}; it must be cpu, mps, cuda or cuda:N")
+    if arguments.eta is not None and not 0 <= arguments.eta <= 1:  # NaN is not in the range either
+        raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
+    if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
+        raise ValueError(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
     for flag in ("doc", "image_folder"):
-        name = getattr(options, flag)
+        name = getattr(arguments, flag)
         if name is not None and Path(name).name in ("", ".."):
             raise ValueError(f"--{flag} is {name!r}; it must be a folder's name")
-    if Path(options.exp).exists() and not Path(options.exp).is_dir():
-        raise ValueError(f"--exp is {options.exp!r}, which is a file; it must be a folder")
 
 
-def _check_combination(options: Options) -> None:
-    modes = [f"--{mode}" for mode in ("fid", "interpolation", "sequence") if getattr(options, mode)]
-    if options.sample and len(modes) != 1:
+def _check_combination(arguments: argparse.Namespace) -> None:
+    modes = [f"--{mode}" for mode in SAMPLE_MODES if getattr(arguments, mode)]
+    if arguments.sample and len(modes) != 1:
         given = " and ".join(modes) if modes else "none"
         raise ValueError(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
-    if modes and not options.sample:
+    if modes and not arguments.sample:
         raise ValueError(f"{modes[0]} goes with --sample")
-    tasks = [flag for flag, given in (("--sample", options.sample), ("--test", options.test),
-                                      ("--resume_training", options.resume_training)) if given]  # fmt: skip
+    tasks = [flag for flag, given in (("--sample", arguments.sample), ("--test", arguments.test),
+                                      ("--resume_training", arguments.resume_training)) if given]  # fmt: skip
     if len(tasks) > 1:
         raise ValueError(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
-    if options.ckpt is not None and options.use_pretrained:
+    if arguments.ckpt is not None and arguments.use_pretrained:
         raise ValueError("--ckpt and --use_pretrained both name the weights; give one of them")
     needs = {
-        "ckpt": ("--sample or --test", options.sample or options.test),
-        "use_pretrained": ("--sample or --test", options.sample or options.test),
-        "weights": ("--sample or --test", options.sample or options.test),
-        "num_samples": ("--sample --fid", options.fid),
-        "batch_size": ("--sample --fid", options.fid),
+        "ckpt": ("--sample or --test", arguments.sample or arguments.test),
+        "use_pretrained": ("--sample or --test", arguments.sample or arguments.test),
+        "weights": ("--sample or --test", arguments.sample or arguments.test),
+        "num_samples": ("--sample --fid", arguments.fid),
+        "batch_size": ("--sample --fid", arguments.fid),
     }
     for flag, (needed, there) in needs.items():
-        if getattr(options, flag) and not there:
+        if getattr(arguments, flag) and not there:
             raise ValueError(f"--{flag} goes with {needed}")
-    if options.doc is None and options.ckpt is None and not options.use_pretrained:
-        instead = ", or the weights by --ckpt or --use_pretrained" if options.sample or options.test else ""
-        raise ValueError(f"--doc is missing: it names the run's folder under {options.exp}/logs/{instead}")
+    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained:
+        instead = ", or the weights by --ckpt or --use_pretrained" if arguments.sample or arguments.test else ""
+        raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")

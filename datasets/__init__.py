@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, overload
 
 from torch import Tensor
 
@@ -30,6 +30,10 @@ def dataset_root(data: DataConfig, exp: str, given: str | None) -> Path:
     return Path(exp, "datasets", _FOLDERS.get(data.dataset, data.dataset.lower()))
 
 
+@overload
+def get_dataset(data: DataConfig, root: Path, train: Literal[True]) -> Images: ...
+@overload
+def get_dataset(data: DataConfig, root: Path, train: bool) -> Images | None: ...
 def get_dataset(data: DataConfig, root: Path, train: bool) -> Images | None:
     """The training or the test split of `data.dataset`; None for a test split that the data do not have.
 

@@ -1,17 +1,16 @@
 """The order of the data, from (seed, epoch) alone, and the loader that keeps to it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datasets import Images
-
 
 ORDER_STREAM = 2
 
@@ -31,11 +30,11 @@ class Batch:
 
 def training_order(length: int, batch_size: int, seed: int, epoch: int, images_seen: int, n_epochs: int) -> Iterator[Batch]:
     """The batches from a position on, to the end of the last epoch; an epoch's last batch may be smaller."""
-    for epoch in range(epoch, n_epochs):
-        order = np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(length)
+    for e in range(epoch, n_epochs):
+        order = np.random.default_rng([seed, e, ORDER_STREAM]).permutation(length)
         for start in range(images_seen, length, batch_size):
             stop = min(start + batch_size, length)
-            yield Batch(epoch, stop, order[start:stop])
+            yield Batch(e, stop, order[start:stop])
         images_seen = 0
 
 
@@ -57,17 +56,16 @@ def load(
     batches, ahead = tee(batches)
     index_lists = (batch.indices[rows_of(batch.size)] for batch in ahead)
     if isinstance(dataset, Tensor):
-        images = (dataset[torch.from_numpy(indices)] for indices in index_lists)
+        yield from zip(batches, (dataset[torch.from_numpy(indices)] for indices in index_lists), strict=True)
     else:
-        images = _read_ahead(dataset, index_lists, min(num_workers, os.cpu_count() or 1))
-    yield from zip(batches, images, strict=True)
+        yield from zip(batches, _read_ahead(dataset, index_lists, num_workers), strict=True)
 
 
-def _read_ahead(dataset: Images, index_lists: Iterable[Sequence[int]], num_workers: int) -> Iterator[Tensor]:
-    loader = DataLoader(
+def _read_ahead(dataset: Images, index_lists: Iterable[np.ndarray], num_workers: int) -> Iterator[Tensor]:
+    loader: DataLoader = DataLoader(
         _ErrorsAsValues(dataset),
-        batch_sampler=index_lists,
-        num_workers=num_workers,
+        batch_sampler=(indices.tolist() for indices in index_lists),
+        num_workers=min(num_workers, os.cpu_count() or 1),
         collate_fn=_stack,
         pin_memory=torch.cuda.is_available(),
     )
@@ -77,7 +75,7 @@ def _read_ahead(dataset: Images, index_lists: Iterable[Sequence[int]], num_worke
         yield images
 
 
-class _ErrorsAsValues:
+class _ErrorsAsValues(Dataset):
     """A worker's exception would reach the user wrapped in the worker's traceback; a value comes as it is."""
 
     def __init__(self, dataset: Images):
@@ -94,5 +92,5 @@ class _ErrorsAsValues:
 
 
 def _stack(items: list[Tensor | ValueError]) -> Tensor | ValueError:
-    errors = [item for item in items if isinstance(item, ValueError)]
-    return errors[0] if errors else torch.stack(items)
+    images = [item for item in items if isinstance(item, Tensor)]
+    return torch.stack(images) if len(images) == len(items) else next(e for e in items if isinstance(e, ValueError))

@@ -1,24 +1,23 @@
-"""A download that fails leaves nothing behind and says what to do by hand."""
+"""Downloads: whole and verified before they get their name, and a sentence where there is no network."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+import pooch
+import requests
 
-@contextmanager
-def downloading(name: str, root: Path, files: str) -> Iterator[None]:
-    """Around torchvision's check-and-download of `name` into `root`. Raises ValueError where it can't be had."""
-    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+
+def download(name: str, url: str, md5: str, root: Path, by_hand: str) -> Path:
+    """The file of `url` in `root`, with its own name. Raises ValueError, saying what to put where by hand.
+
+    A download that fails leaves no folders that it made.
+    """
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
-        yield
-    except (OSError, RuntimeError) as error:
-        for folder in _below(root, missing):
+        return Path(pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=root, progressbar=True))
+    except (requests.RequestException, OSError, ValueError) as error:
+        for folder in made:
             with suppress(OSError):  # rmdir takes empty folders only
                 folder.rmdir()
-        raise ValueError(f"{name} is not in {root} and could not be downloaded ({error}): put {files} there") from None
-
-
-def _below(root: Path, missing: list[Path]) -> list[Path]:
-    """The folders that were made: those below a new root first, then root and its new parents, deepest first."""
-    inside = sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True) if root in missing else []
-    return [*inside, *missing]
+        why = type(error).__name__
+        raise ValueError(f"{name} is not in {root} and could not be downloaded ({why}): put {by_hand} there") from None

@@ -1,6 +1,7 @@
 """FOLDER: any tree of images, one's own. Decoded when asked for, by the loader's workers."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,14 @@ from datasets.images import to_model_size
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 
 
+CHECKED_AT_START = 500
+
+
 class ImageFolder:
     """The image files below `root`, in the order of their paths."""
 
     def __init__(self, root: Path, data: DataConfig):
-        self.paths = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(root, followlinks=True)
-            for name in names
-            if os.path.splitext(name)[1].lower() in EXTENSIONS
-        )
+        self.paths = sorted(_image_files(root))
         self.data = data
 
     def __len__(self) -> int:
@@ -49,7 +48,23 @@ def read(data: DataConfig, root: Path, train: bool) -> ImageFolder | None:
     dataset = ImageFolder(root, data)
     if not len(dataset):
         raise ValueError(f"{root} holds no images; {', '.join(sorted(EXTENSIONS))} are read")
+    for i in np.linspace(0, len(dataset) - 1, min(len(dataset), CHECKED_AT_START)).astype(int):
+        dataset[i]  # an image that can't be decoded is better found now than in a run that has begun
     return dataset
+
+
+def _image_files(root: Path) -> Iterator[str]:
+    """Their paths, through links to folders too, each folder once."""
+    seen = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):  # "._x.jpg" is no picture
+                yield os.path.join(folder, name)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ timesteps: τ, ascending. alphas_cumprod: ᾱ with 1 in front, on the CPU, so th
 randn_like(x): standard normal noise, asked for once a step where the sampler adds any.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,6 +23,11 @@ class Step(NamedTuple):
     t: int
     x: Tensor
     x0: Tensor
+
+
+def last(steps: Iterator[Step]) -> Step:
+    """Run a sampler to its end."""
+    return deque(steps, maxlen=1).pop()
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Which device runs the network, and how precisely it computes."""
 
 import logging
+import shlex
 import sys
 
 import torch
@@ -29,7 +30,7 @@ def mention_idle_gpus(device: torch.device) -> None:
     """Say how to use all GPUs, where a single process would leave some idle."""
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if count > 1 and not distributed.under_torchrun():
-        command = f"torchrun --nproc_per_node {count} {' '.join(sys.argv)}"
+        command = f"torchrun --nproc_per_node {count} {shlex.join(sys.argv)}"
         logging.info(f"{count} GPUs are visible and this process uses one; all of them: {command}")
 
 

@@ -52,12 +52,30 @@ def barrier() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Rank 0 runs the block before the others do: to download once, to prepare a folder once."""
-    if not is_main():
-        barrier()
-    yield
+    """Rank 0 runs the block before the others do: to download once, to prepare a folder once.
+
+    Where it raises a ValueError, the others raise the same and do not run the block.
+    """
     if is_main():
-        barrier()
+        try:
+            yield
+        except ValueError as error:
+            _from_main(str(error))
+            raise
+        _from_main(None)
+    else:
+        message = _from_main(None)
+        if message is not None:
+            raise ValueError(message)
+        yield
+
+
+def _from_main(message: str | None) -> str | None:
+    """Rank 0's message, on every rank."""
+    messages = [message]
+    if dist.is_initialized():
+        dist.broadcast_object_list(messages)
+    return messages[0]
 
 
 def share_of(n: int) -> slice:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from functions import files
 
-SHEET_CELL = 48  # pixels: smaller images are enlarged by a whole factor
+SHEET_CELL, SHEET_CELL_MAX = 48, 128  # pixels: smaller images are enlarged by a whole factor, larger ones reduced
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -33,23 +33,25 @@ def missing(folder: Path, names: Sequence[str]) -> list[int]:
 
 def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:
     """One picture of the files `rows` of `folder`, small images enlarged without smoothing."""
-    cells = [[Image.open(folder / name).copy() for name in row] for row in rows]
-    first = cells[0][0]
-    factor = -(-SHEET_CELL // max(first.size))
-    width, height, gap = first.width * factor, first.height * factor, 2
-    sheet = Image.new(first.mode, (max(map(len, cells)) * (width + gap) + gap, len(cells) * (height + gap) + gap), _white(first))
+    cells = [[_cell(folder / name) for name in row] for row in rows]
+    first, gap = cells[0][0], 2
+    width, height = first.width + gap, first.height + gap
+    sheet = Image.new(first.mode, (max(map(len, cells)) * width + gap, len(cells) * height + gap), "white")
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            enlarged = cell.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (gap + x * (width + gap), gap + y * (height + gap)))
+            sheet.paste(cell, (gap + x * width, gap + y * height))
     with files.atomic(path, durable=False) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
+
+
+def _cell(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        factor = -(-SHEET_CELL // max(image.size))
+        cell = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    cell.thumbnail((SHEET_CELL_MAX, SHEET_CELL_MAX))
+    return cell
 
 
 def _to_pil(image: Tensor) -> Image.Image:
     array = image.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
-
-
-def _white(image: Image.Image) -> int | tuple[int, int, int]:
-    return 255 if image.mode == "L" else (255, 255, 255)

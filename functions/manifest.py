@@ -13,13 +13,11 @@ from functions import files
 NAME = "manifest.json"
 
 
-def check(folder: Path, decides: dict[str, Any], num_samples: int) -> int | None:
-    """How many images the same run was asked for before; None where `folder` is new or empty.
+def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, Any] | None:
+    """The manifest of the same run, for at most as many images; None where `folder` is new or empty.
 
     decides: everything that decides the pixels, as plain JSON values. Raises ValueError with the first difference.
     """
-    if folder.exists() and not folder.is_dir():
-        raise _refusal(folder, "it is a file")
     there = _read(folder)
     if there is None:
         if any(folder.glob("*.png")):
@@ -30,31 +28,36 @@ def check(folder: Path, decides: dict[str, Any], num_samples: int) -> int | None
         raise _refusal(folder, difference)
     if num_samples < there["num_samples"]:
         raise _refusal(folder, f"it was made for {there['num_samples']} images, and {num_samples} are asked")
-    return there["num_samples"]
+    return there
 
 
 def claim(folder: Path, decides: dict[str, Any], num_samples: int, records: dict[str, Any]) -> None:
     """Make `folder` this run's, or extend it to more images of the same run. Raises as `check` does.
 
-    records: what else is worth knowing, never compared.
+    records: what else is worth knowing of this part of the images, never compared.
     """
-    if check(folder, decides, num_samples) == num_samples:
+    there = check(folder, decides, num_samples)
+    if there is not None and there["num_samples"] == num_samples:
         return
-    date, versions = datetime.now(UTC).isoformat(timespec="seconds"), {"torch": torch.__version__, "numpy": np.__version__}
-    manifest = {"decides": decides, "num_samples": num_samples, "date": date, "versions": versions, **records}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    part = {"up_to": num_samples, "date": date, "torch": torch.__version__, "numpy": np.__version__, **records}
+    parts = [*(there["parts"] if there else []), part]
+    manifest = {"decides": decides, "num_samples": num_samples, "parts": parts}
     files.write_text(folder / NAME, json.dumps(manifest, indent=1) + "\n")
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
         text = (folder / NAME).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     try:
         manifest = json.loads(text)
-        manifest["decides"].items(), manifest["num_samples"] + 0
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise _refusal(folder, f"its {NAME} is damaged") from None
+    except ValueError:
+        manifest = None
+    kinds = {"decides": dict, "num_samples": int, "parts": list}
+    if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):
+        raise _refusal(folder, f"its {NAME} is damaged")
     return manifest
 
 

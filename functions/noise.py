@@ -1,6 +1,7 @@
 """Noise by (seed, image, stream): an image's noise is its own, whatever the batch, the rank or the device."""
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -8,7 +9,15 @@ from torch import Tensor
 
 from functions.losses import antithetic_timesteps
 
-STEP_STREAM = 1
+
+class Stream(IntEnum):
+    """What a draw is for, so that no two share a stream of one seed. 1 is fixed by what images mean; 2 is the data's order."""
+
+    STEP = 1
+    INIT = 3
+    VALIDATION = 4
+    TRAIN = 5
+    DROPOUT = 6
 
 
 def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]) -> Tensor:
@@ -18,7 +27,7 @@ def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]
 
 def step_noise(seed: int, indices: Sequence[int]) -> Callable[[Tensor], Tensor]:
     """`randn_like` for a batch holding the images `indices`: call k gives each image the k-th array of its stream."""
-    generators = [np.random.default_rng([seed, i, STEP_STREAM]) for i in indices]
+    generators = [np.random.default_rng([seed, i, Stream.STEP]) for i in indices]
 
     def randn_like(x: Tensor) -> Tensor:
         return torch.from_numpy(np.stack([_normal(g, x.shape[1:]) for g in generators])).to(x)

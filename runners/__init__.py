@@ -1,21 +1,40 @@
-"""One command: its device, its process group, its task."""
+"""One command: its log, its device, its process group, its task."""
 
-from importlib import import_module
+import torch
 
 from configs import Config
 from configs.options import Options
 from functions import devices, distributed
-from functions.progress import quiet_ranks
-
-# The module of each task, which has a function of the task's name; imported when it is needed, for that takes seconds.
-_TASKS = {"train": "training", "test": "evaluation", "fid": "sampling", "interpolation": "sampling", "sequence": "sampling"}
+from functions.progress import quiet_ranks, start_logging
 
 
 def run(options: Options, config: Config) -> None:
-    """Do what the options ask. Raises ValueError for the user's mistakes, FloatingPointError and OSError else."""
+    """Do what the options ask.
+
+    Raises ValueError for the user's mistakes; OSError, MemoryError and FloatingPointError for what else can fail.
+    """
+    start_logging(options.verbose)
     device = devices.choose_device(options.device)
     devices.mention_idle_gpus(device)
     with distributed.process_group(device):
         quiet_ranks()
-        task = import_module(f"runners.{_TASKS[options.mode]}")
-        getattr(task, options.mode)(options, config, device)
+        try:
+            _do_task(options, config, device)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(f"{device} has too little memory; a smaller batch needs less ({error})") from error
+
+
+def _do_task(options: Options, config: Config, device: torch.device) -> None:
+    # Imported when needed, for a task's own libraries take seconds to load.
+    match options.mode:
+        case "train":
+            from runners.training import train as task
+        case "test":
+            from runners.evaluation import test as task
+        case "fid":
+            from runners.sampling import fid as task
+        case "interpolation":
+            from runners.sampling import interpolation as task
+        case "sequence":
+            from runners.sampling import sequence as task
+    task(options, config, device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from configs import Config
 from datasets.scaling import from_model_range
 from functions import weights
-from functions.denoising import Step, ddpm_noisy, generalized
+from functions.denoising import Step, ddpm_noisy, generalized, last
 from functions.images import to_uint8
 from functions.noise import initial_noise, step_noise
 from functions.schedules import alphas_cumprod, betas, select_timesteps
@@ -48,9 +48,11 @@ class Diffusion:
         """
         if which == "ema" and checkpoint.ema is None:
             raise ValueError(f"{source} has no EMA weights; --weights raw takes the ones it has")
-        which = which or ("raw" if checkpoint.ema is None else "ema")
-        weights.load_into(self.model, checkpoint.ema if which == "ema" else checkpoint.model, source)
-        return which
+        if which == "raw" or checkpoint.ema is None:
+            weights.load_into(self.model, checkpoint.model, source)
+            return "raw"
+        weights.load_into(self.model, checkpoint.ema, source)
+        return "ema"
 
     def timesteps(self, skip_type: str, S: int, *, keep_repeats: bool = False) -> tuple[int, ...]:
         """τ for this schedule. A repeated timestep changes nothing, so repeats are dropped unless they are counted.
@@ -85,9 +87,9 @@ class Diffusion:
         wanted = set(indices)
         for k in sorted({i // batch_size for i in wanted}):
             batch = range(k * batch_size, (k + 1) * batch_size)
-            for step in self.denoise(initial_noise(sampling.seed, batch, self.image_shape), batch, sampling):
-                pass
-            for i, image in zip(batch, self.to_images(step.x), strict=True):
+            x_T = initial_noise(sampling.seed, batch, self.image_shape)
+            x = last(self.denoise(x_T, batch, sampling)).x
+            for i, image in zip(batch, self.to_images(x), strict=True):
                 if i in wanted:
                     yield i, image
 

@@ -3,18 +3,16 @@
 import torch
 
 from configs import Config
-from configs.options import DEFAULT_SEED, Options
+from configs.options import Options
 from datasets import Images, dataset_root, get_dataset
 from datasets.batches import load, plain_order
 from datasets.scaling import to_model_range
 from functions import distributed
 from functions.losses import noise_estimation_loss
-from functions.noise import BatchDraws, step_generator
+from functions.noise import BatchDraws, Stream, step_generator
 from functions.progress import progress_bar
 from runners.diffusion import Diffusion
 from runners.load import load_diffusion
-
-VALIDATION_STREAM = 4
 
 
 def test(options: Options, config: Config, device: torch.device) -> None:
@@ -24,7 +22,7 @@ def test(options: Options, config: Config, device: torch.device) -> None:
     if dataset is None:
         raise ValueError(f"{config.data.dataset} has no test split here: folders train/ and test/ would make one")
     diffusion, path, which = load_diffusion(options, config, device)
-    loss = validation_loss(diffusion, dataset, DEFAULT_SEED if options.seed is None else options.seed)
+    loss = validation_loss(diffusion, dataset, options.seed)
     if distributed.is_main():
         print(f"validation_loss: {loss:.6f} on {len(dataset)} test images, {which} weights of {path}")
 
@@ -39,7 +37,7 @@ def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
     batches = load(dataset, plain_order(len(dataset), config.training.batch_size), distributed.share_of, config.data.num_workers)
     with progress_bar(len(dataset), unit="image", desc="test images") as bar:
         for k, (batch, images) in enumerate(batches):
-            draws = BatchDraws(step_generator(device, seed, VALIDATION_STREAM, k), batch.size, distributed.share_of(batch.size))
+            draws = BatchDraws(step_generator(device, seed, Stream.VALIDATION, k), batch.size, distributed.share_of(batch.size))
             x0 = to_model_range(images.to(device), config.data, draws)
             t, eps = draws.timesteps(len(alphas_cumprod) - 1), draws.normal(*x0.shape[1:])
             losses = noise_estimation_loss(diffusion.model, x0, t, eps, alphas_cumprod)

@@ -43,7 +43,7 @@ class Report:
         self.bar.close()
         if distributed.is_main():
             if error is not None:
-                self.steps.error(f"stopped: {str(error) or kind.__name__}")
+                self.steps.error(f"stopped: {str(error) or type(error).__name__}")
             self.writer.close()
             logging.getLogger().removeHandler(self.handler)
             self.handler.close()

@@ -26,12 +26,15 @@ def may_begin(options: Options) -> bool:
         return True
     if options.ni or options.resume_training == "auto":
         return True
-    if distributed.under_torchrun() or not sys.stdin.isatty():
+    if distributed.under_torchrun() or sys.stdin is None or not sys.stdin.isatty():
         raise ValueError(
             f"a run is in {options.log_dir} already: --resume_training continues it, --ni moves it aside and starts anew, "
             "another --doc keeps both"
         )
-    answer = input(f"A run is in {options.log_dir} already. Move it aside and start anew? [y/N] ")
+    try:
+        answer = input(f"A run is in {options.log_dir} already. Move it aside and start anew? [y/N] ")
+    except EOFError:
+        return False
     return answer.strip().lower() in ("y", "yes")
 
 

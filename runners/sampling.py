@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from configs import Config
-from configs.options import DEFAULT_NUM_SAMPLES, DEFAULT_SEED, Options
+from configs.options import Options
 from functions import devices, distributed, files, images, manifest
+from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
 from functions.weights import weights_hash
@@ -35,8 +36,7 @@ class Job:
 
 def fid(options: Options, config: Config, device: torch.device) -> None:
     """Write {i}.png for every i below num_samples that is not there yet."""
-    n = options.num_samples or DEFAULT_NUM_SAMPLES
-    batch_size = options.batch_size or config.sampling.batch_size
+    n, batch_size = options.num_samples, options.batch_size
     if config.data.dataset == "CIFAR10" and options.skip_type == "uniform":
         logging.info("the paper's Table 1 spaced CIFAR10's timesteps by --skip_type quad")
     job = _job(options, config, device, batch_size)
@@ -63,10 +63,8 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
         _announce(options, job, len(todo), len(names) - len(todo), "as one batch")
         if todo and distributed.is_main():
             z1, z2 = initial_noise(job.sampling.seed, (0, 1), job.diffusion.image_shape)
-            x = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
-            for step in _with_bar(job, x):
-                pass
-            for k, image in enumerate(job.diffusion.to_images(step.x)):
+            x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
+            for k, image in enumerate(job.diffusion.to_images(last(_with_bar(job, x_T)).x)):
                 if k in todo:
                     images.write_png(job.folder / names[k], image)
     _finish(job, [names], len(names))
@@ -81,8 +79,8 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
         _announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
         wanted = {names[k] for k in todo}
         if todo and distributed.is_main():
-            x = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), job.diffusion.image_shape)
-            for i, step in enumerate(_with_bar(job, x)):
+            x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), job.diffusion.image_shape)
+            for i, step in enumerate(_with_bar(job, x_T)):
                 for j, image in enumerate(job.diffusion.to_images(step.x0)):
                     if f"{j}_{i}.png" in wanted:
                         images.write_png(job.folder / f"{j}_{i}.png", image)
@@ -94,20 +92,19 @@ def _job(options: Options, config: Config, device: torch.device, batch_size: int
     diffusion, path, which = load_diffusion(options, config, device)
     timesteps = diffusion.timesteps(options.skip_type, options.timesteps, keep_repeats=keep_repeats)
     noisy = options.sample_type == "ddpm_noisy"
-    if noisy and options.eta is not None:
+    if noisy and options.eta_given:
         logging.info("--eta has no effect with --sample_type ddpm_noisy, which has a noise of its own")
-    seed = DEFAULT_SEED if options.seed is None else options.seed
-    sampling = Sampling(timesteps, options.sample_type, options.eta or 0.0, seed)
+    sampling = Sampling(timesteps, options.sample_type, options.eta, options.seed)
     data = config.data
-    decides = {
+    decides: dict[str, object] = {
         "mode": options.mode,
         "weights": weights_hash(diffusion.model.state_dict()),
         "image": {"size": data.image_size, "rescaled": data.rescaled, "logit_transform": data.logit_transform},
         "diffusion": asdict(config.diffusion),
         "sample_type": options.sample_type,
         "eta": None if noisy else sampling.eta,
-        "seed": seed,
-        "precision": "default",
+        "seed": sampling.seed,
+        "precision": devices.precision_in_words(device),
         "timesteps": list(timesteps),
     }
     records = {"checkpoint": str(path), "kind": which, "config": options.config, "batch_size": batch_size, "device": str(device)}
@@ -117,13 +114,12 @@ def _job(options: Options, config: Config, device: torch.device, batch_size: int
 @contextmanager
 def _missing(job: Job, names: Sequence[str]) -> Iterator[list[int]]:
     """Hold the folder for this job and give the positions of the names that are not there yet."""
-    is_main = distributed.is_main()
-    if is_main:  # before the lock, which is a file: a refusal writes nothing
-        manifest.check(job.folder, job.decides, len(names))
-    with files.locked(job.folder) if is_main else nullcontext():
-        if is_main:
-            manifest.claim(job.folder, job.decides, len(names), job.records)
-        distributed.barrier()
+    manifest.check(job.folder, job.decides, len(names))  # before the lock, which is a file: a refusal writes nothing
+    with ExitStack() as stack:
+        with distributed.main_first():
+            if distributed.is_main():
+                stack.enter_context(files.locked(job.folder))
+                manifest.claim(job.folder, job.decides, len(names), job.records)
         todo = images.missing(job.folder, names)
         distributed.barrier()  # every rank has looked before one writes
         yield todo
@@ -138,9 +134,9 @@ def _announce(options: Options, job: Job, to_make: int, there: int, how: str) ->
     )
 
 
-def _with_bar(job: Job, x: torch.Tensor) -> Iterator:
+def _with_bar(job: Job, x_T: torch.Tensor) -> Iterator[Step]:
     with progress_bar(len(job.sampling.timesteps), unit="step", desc="steps") as bar:
-        for step in job.diffusion.denoise(x, range(len(x)), job.sampling):
+        for step in job.diffusion.denoise(x_T, range(len(x_T)), job.sampling):
             yield step
             bar.update()
 

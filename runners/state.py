@@ -3,7 +3,7 @@
 import logging
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs import Config, OptimConfig
 from functions.weights import check_fit, load_into
@@ -54,16 +54,22 @@ class TrainingState:
         self.epoch, self.step, self.images_seen = checkpoint.epoch, checkpoint.step, checkpoint.images_seen
 
     def _restore_optimizer(self, checkpoint: Checkpoint, source: str) -> None:
-        if checkpoint.optimizer is None:
+        kept, groups = (checkpoint.optimizer or {}).get("state"), (checkpoint.optimizer or {}).get("param_groups")
+        if not kept or not groups:
             raise ValueError(f"{source} holds weights only, without an optimizer's state: training cannot continue from it")
-        saved, optim = checkpoint.optimizer, self.config.optim
+        optim, params = self.config.optim, list(self.model.parameters())
         key = "max_exp_avg_sq" if optim.optimizer == "Adam" and optim.amsgrad else _STATE_KEY[optim.optimizer]
-        if any(key not in state for state in saved["state"].values()):
-            raise ValueError(f"the optimizer state in {source} has no {key}, which {optim.optimizer} continues from; was it another?")
-        before = saved["param_groups"][0]["lr"]
+        for i, param in enumerate(params):
+            values = kept.get(i, {})
+            if key not in values:
+                raise ValueError(f"the optimizer state in {source} is not {optim.optimizer}'s: it has no {key} to continue from")
+            shapes = {v.shape for v in values.values() if isinstance(v, Tensor) and v.dim()}
+            if shapes - {param.shape}:
+                raise ValueError(f"the optimizer state in {source} does not fit: entry {i} is not {tuple(param.shape)}")
+        before = groups[0].get("lr")
         if before != optim.lr:
             logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before:g}")
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict({"state": kept, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
@@ -72,7 +78,12 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     match optim.optimizer:
         case "Adam":
             return torch.optim.Adam(
-                params, lr=optim.lr, betas=(optim.beta1, 0.999), eps=optim.eps, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad
+                params,
+                lr=optim.lr,
+                betas=(optim.beta1, 0.999),
+                eps=optim.eps,
+                weight_decay=optim.weight_decay,
+                amsgrad=optim.amsgrad,
             )
         case "RMSProp":
             return torch.optim.RMSprop(params, lr=optim.lr, weight_decay=optim.weight_decay)

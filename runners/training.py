@@ -2,26 +2,26 @@
 
 import logging
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from configs import Config
-from configs.options import DEFAULT_SEED, Options
+from configs.options import Options
 from datasets import Images, dataset_root, get_dataset
 from datasets.batches import load, training_order
 from datasets.scaling import random_flip, to_model_range
 from functions import distributed, files
+from functions.denoising import last
 from functions.losses import noise_estimation_loss
-from functions.noise import BatchDraws, derived_seed, initial_noise, step_generator
+from functions.noise import BatchDraws, Stream, derived_seed, initial_noise, step_generator
 from runners import run_folder
 from runners.diffusion import Diffusion, Sampling
 from runners.evaluation import validation_loss
 from runners.report import Report
 from runners.state import TrainingState
 
-INIT_STREAM, STEP_STREAM, DROPOUT_STREAM = 3, 5, 6
 GRID_IMAGES, GRID_STEPS = 8, 10
 
 
@@ -35,8 +35,10 @@ def train(options: Options, config: Config, device: torch.device) -> None:
         dataset = get_dataset(config.data, root, train=True)
         test_set = get_dataset(config.data, root, train=False)
 
-    seed = next(s for s in (options.seed, checkpoint and checkpoint.seed, DEFAULT_SEED) if s is not None)
-    torch.manual_seed(derived_seed(seed, INIT_STREAM))
+    seed = options.seed
+    if checkpoint is not None and checkpoint.seed is not None and not options.seed_given:
+        seed = checkpoint.seed
+    torch.manual_seed(derived_seed(seed, Stream.INIT))
     diffusion = Diffusion(config, device)
     state = TrainingState(diffusion.model, config, seed)
     if checkpoint is not None:
@@ -47,10 +49,12 @@ def train(options: Options, config: Config, device: torch.device) -> None:
         logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")
         return
     is_main = distributed.is_main()
-    with files.locked(options.log_dir) if is_main else nullcontext():
-        if is_main and checkpoint is None:
-            run_folder.begin(options, config)
-        distributed.barrier()
+    with ExitStack() as stack:
+        with distributed.main_first():
+            if is_main:
+                stack.enter_context(files.locked(options.log_dir))
+                if checkpoint is None:
+                    run_folder.begin(options, config)
         with Report(options.log_dir, options.tensorboard_dir, state.step, last_step, config.optim.lr) as report:
             _describe(options, diffusion, state, len(dataset), test_set, last_step)
             _loop(options, diffusion, state, dataset, test_set, last_step, report)
@@ -77,8 +81,10 @@ def _loop(
         state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
 
         # Draw all that is random, for the whole batch; this process keeps its own rows.
-        draws = BatchDraws(step_generator(device, state.seed, STEP_STREAM, state.step), batch.size, distributed.share_of(batch.size))
-        torch.manual_seed(derived_seed(state.seed, DROPOUT_STREAM, state.step, distributed.rank()))
+        draws = BatchDraws(
+            step_generator(device, state.seed, Stream.TRAIN, state.step), batch.size, distributed.share_of(batch.size)
+        )
+        torch.manual_seed(derived_seed(state.seed, Stream.DROPOUT, state.step, distributed.rank()))
         images = images.to(device, non_blocking=True)
         if config.data.random_flip:
             images = random_flip(images, draws)
@@ -158,9 +164,8 @@ def _samples(diffusion: Diffusion, state: TrainingState) -> torch.Tensor:
     sampling = Sampling(tuple(timesteps), "generalized", 0.0, state.seed)
     x = initial_noise(state.seed, range(GRID_IMAGES), diffusion.image_shape)
     with _averaged(state):
-        for step in diffusion.denoise(x, range(GRID_IMAGES), sampling):
-            pass
-    return diffusion.to_images(step.x.nan_to_num())  # a poor picture is no reason to stop
+        x = last(diffusion.denoise(x, range(GRID_IMAGES), sampling)).x
+    return diffusion.to_images(x.nan_to_num())  # a poor picture is no reason to stop
 
 
 def _averaged(state: TrainingState) -> AbstractContextManager[None]:

@@ -4,7 +4,8 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -35,28 +36,33 @@ def main(
         returned, stdout, stderr = process.returncode, process.stdout, process.stderr
     else:
         out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, env or {}), chdir(cwd or Path.cwd()):
-            with open(os.devnull) as nothing, patch.object(sys, "stdin", nothing):
-                returned = program.main(argv)
+        with ExitStack() as stack:
+            nothing = stack.enter_context(open(os.devnull))
+            for context in (redirect_stdout(out), redirect_stderr(err), patch.object(sys, "stdin", nothing)):
+                stack.enter_context(context)
+            stack.enter_context(patch.dict(os.environ, env or {}))
+            stack.enter_context(chdir(cwd or Path.cwd()))
+            returned = program.main(argv)
         stdout, stderr = out.getvalue(), err.getvalue()
     assert returned == code, f"exit code {returned}, not {code}:\n{stdout}\n{stderr}"
     return SimpleNamespace(stdout=stdout, stderr=stderr)
 
 
-def refuses(*arguments: object, says: tuple[str, ...], code: int = 2, tree: Path | None = None, **options) -> None:
-    """main.py ends with one sentence that holds all of `says`, and the files below `tree` are as before."""
+def refuses(*arguments: object, says: Sequence[str], tree: Path, code: int = 2, **options) -> None:
+    """main.py ends with one sentence that holds all of `says`, and all below `tree` is as before."""
     before = files_below(tree)
-    process = main(*arguments, code=code, **options)
-    errors = [line for line in process.stderr.splitlines() if line.startswith("main.py: error: ")]
-    assert len(errors) == 1, process.stderr
-    assert "Traceback" not in process.stderr
+    stderr = main(*arguments, code=code, **options).stderr
+    *_, last = stderr.splitlines()
+    assert last.startswith("main.py: error: ") and stderr.count("main.py: error: ") == 1, stderr
+    assert "Traceback" not in stderr
     for words in says:
-        assert words in errors[0], f"{words!r} is not in {errors[0]!r}"
+        assert words in last, f"{words!r} is not in {last!r}"
     assert files_below(tree) == before
 
 
-def files_below(tree: Path | None) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()} if tree else {}
+def files_below(tree: Path) -> dict[str, bytes | None]:
+    """Every file with its content, and every folder."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(tree.rglob("*"))}
 
 
 def small_config(path: Path, **changes: object) -> Path:

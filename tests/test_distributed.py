@@ -10,6 +10,8 @@ import torch
 from conftest import MAIN, main, small_config
 from PIL import Image
 
+from functions import devices
+
 
 def torchrun(*arguments, code=0) -> subprocess.CompletedProcess:
     with socket.socket() as s:
@@ -29,7 +31,7 @@ def weights(exp, doc, kind="model"):
 
 
 def test_two_processes_train_to_the_same_weights(tmp_path):
-    """SGD without dropout; batches of 299 make an epoch end with a batch of 3, and 1,495 + 3 images with odd halves."""
+    """SGD without dropout; 1,498 images in batches of 499 and a last one of 1 image: unequal halves."""
     changes = dict(optim__optimizer="SGD", optim__lr=1e-4, model__dropout=0.0, training__batch_size=499, training__n_iters=7)
     config = small_config(tmp_path / "c.yml", **changes)
     main("--config", config, "--exp", tmp_path, "--doc", "one")
@@ -38,18 +40,10 @@ def test_two_processes_train_to_the_same_weights(tmp_path):
     for kind in ("model", "ema"):
         one, two = weights(tmp_path, "one", kind), weights(tmp_path, "two", kind)
         assert (one - two).norm() / one.norm() < 1e-6
-    losses = [(tmp_path / "logs" / doc / "stdout.txt").read_text().split("validation_loss: ")[1].split()[0] for doc in ("one", "two")]
+    losses = [
+        (tmp_path / "logs" / doc / "stdout.txt").read_text().split("validation_loss: ")[1].split()[0] for doc in ("one", "two")
+    ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
-
-
-def test_a_batch_smaller_than_the_ranks_counts_once(tmp_path):
-    """1,498 = 7 · 213 + 7 · 1 images: the last batch of an epoch has one image and two ranks."""
-    changes = dict(optim__optimizer="SGD", optim__lr=1e-5, model__dropout=0.0, training__batch_size=1497, training__n_iters=2)
-    config = small_config(tmp_path / "c.yml", **changes)
-    main("--config", config, "--exp", tmp_path, "--doc", "one")
-    torchrun("--config", config, "--exp", tmp_path, "--doc", "two")
-    one, two = weights(tmp_path, "one"), weights(tmp_path, "two")
-    assert (one - two).norm() / one.norm() < 1e-6
 
 
 def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
@@ -60,6 +54,8 @@ def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
     for i in range(11):
         a, b = (np.asarray(Image.open(folder / f"{i}.png")).astype(int) for folder in (one, two))
         assert np.abs(a - b).max() <= 1
+    process = torchrun(*command, "--exp", tmp_path / "two", "--eta", 0, code=1)
+    assert "eta is 1.0 there and 0.0 here" in process.stderr
     (two / "10.png").unlink()
     assert "1 images to make" in main(*command, "--exp", tmp_path / "two").stderr
 
@@ -67,3 +63,14 @@ def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
 def test_a_refusal_ends_every_process(run, tmp_path):
     process = torchrun("--config", run.config, "--ckpt", tmp_path / "no.pth", "--sample", "--fid", code=1)
     assert "no checkpoint at" in process.stderr
+
+
+def test_idle_gpus_are_mentioned_with_the_command_that_uses_them(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config", "cifar10.yml"])
+    caplog.set_level("INFO")
+    devices.mention_idle_gpus(torch.device("cuda", 0))
+    devices.mention_idle_gpus(torch.device("cpu"))
+    assert [record.message.split("all of them: ")[1] for record in caplog.records] == [
+        "torchrun --nproc_per_node 4 main.py --config cifar10.yml"
+    ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from configs import DiffusionConfig, load_config
 from functions.denoising import ddpm_noisy, generalized
@@ -64,7 +65,9 @@ def test_timesteps_are_upstreams_to_the_bit():
             assert select_timesteps(skip_type, int(S), 1000) == timesteps, (skip_type, S)
 
 
-@pytest.mark.parametrize("name, config", [("cifar10", "cifar10"), ("celeba", "celeba"), ("bedroom", "bedroom"), ("bedroom", "church")])
+@pytest.mark.parametrize(
+    "name, config", [("cifar10", "cifar10"), ("celeba", "celeba"), ("bedroom", "bedroom"), ("bedroom", "church")]
+)
 def test_parameters_have_upstreams_names_shapes_and_order(name, config):
     golden = json.loads((GOLDEN / f"state_dict_{name}.json").read_text())
     with torch.device("meta"):
@@ -153,3 +156,29 @@ def test_the_average_is_swapped_in_and_out():
             torch.testing.assert_close(value, before[name] + 0.5)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name] + 1)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_diffusers_takes_the_same_steps(eta):
+    """DDIMScheduler, for the same model outputs and the same noise."""
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False,
+        set_alpha_to_one=True, steps_offset=0, timestep_spacing="leading",
+    )  # fmt: skip
+    scheduler.set_timesteps(20)
+    r = torch.Generator().manual_seed(0)
+    x_T, *draws = torch.randn(41, 2, 3, 8, 8, generator=r)
+    outputs, noise = dict(zip(range(0, 1000, 50), draws[:20], strict=True)), draws[20:]
+    remaining = iter(noise)
+    steps = generalized(
+        lambda x, t: outputs[int(t[0])] + 0.1 * x, x_T, range(0, 1000, 50), alphas_cumprod(betas(LINEAR)),
+        eta=eta, randn_like=lambda x: next(remaining),
+    )  # fmt: skip
+    x = x_T
+    for step, t, z in zip(steps, scheduler.timesteps, noise, strict=True):
+        assert step.t == t
+        # At t = 0 theirs, like ours, adds noise of no variance.
+        theirs = scheduler.step(outputs[int(t)] + 0.1 * x, t, x, eta=eta, variance_noise=z if eta else None)
+        assert distance(step.x0, theirs.pred_original_sample) < 1e-5
+        x = theirs.prev_sample
+        assert distance(step.x, x) < 1e-5

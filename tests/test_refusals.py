@@ -14,6 +14,7 @@ SAMPLE = ("--sample", "--fid", "--ckpt", "nowhere.pth")
 @pytest.mark.parametrize(
     "text, says",
     [
+        ("data: 2024-13-45", ["bad.yml cannot be read", "month"]),
         ("", ["is empty"]),
         ("[1, 2]", ["is a list", "mapping"]),
         ("data: {", ["not valid YAML"]),
@@ -24,7 +25,7 @@ SAMPLE = ("--sample", "--fid", "--ckpt", "nowhere.pth")
 )
 def test_a_config_that_is_none(tmp_path, text, says):
     (tmp_path / "bad.yml").write_bytes(text.encode("latin1"))
-    refuses("--config", "bad.yml", "--doc", "d", says=says, tree=tmp_path, cwd=tmp_path, fresh=True)
+    refuses("--config", "bad.yml", "--doc", "d", says=says, tree=tmp_path, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,12 @@ def test_a_config_that_is_none(tmp_path, text, says):
         (dict(optim__lr="1e-4"), ["optim.lr is '1e-4'", "write 0.0001"]),
         (dict(optim__lr=True), ["optim.lr is True", "float"]),
         (dict(optim__lr=-1.0), ["optim.lr is -1.0", "at least 0"]),
-        (dict(optim__lr=float("nan")), ["optim.lr is nan"]),
+        (dict(optim__lr=float("nan")), ["optim.lr is nan", "float32"]),
+        (dict(optim__lr="nan"), ["optim.lr is 'nan'", "it must be a float"]),
+        (dict(optim__lr=float("inf")), ["optim.lr is inf", "float32"]),
+        (dict(optim__lr=10**400), ["optim.lr is 1000", "float32"]),
+        (dict(data__channels=3.0), ["data.channels is 3.0", "1, 3"]),
+        (dict(diffusion__beta_schedule="jsd", diffusion__num_diffusion_timesteps=1), ["num_diffusion_timesteps is 1", "jsd"]),
         (dict(optim__optimizer="Adamw"), ["'Adamw'", "Adam, RMSProp, SGD"]),
         (dict(training__batch_size=8.0), ["training.batch_size is 8.0", "int"]),
         (dict(training__batch_size=0), ["training.batch_size is 0", "at least 1"]),
@@ -93,7 +99,9 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
         (["--config", "digits.yml", *SAMPLE, "--skip_type", "cubic"], ["cubic", "quad"]),
         (["--config", "digits.yml", *SAMPLE, "--device", "gpu"], ["'gpu'", "cuda"]),
         (["--config", "digits.yml", *SAMPLE, "-i", ".."], ["--image_folder"]),
-        (["--config", "digits.yml", *SAMPLE, "--exp", MAIN], ["--exp", "file"]),
+        (["--config", "digits.yml", *SAMPLE, "--exp", MAIN], ["main.py is a file", "--exp"]),
+        (["--config", "digits.yml", "--exp", MAIN, "--doc", "d"], ["main.py is a file", "--doc"]),
+        (["--config", 300 * "a", "--doc", "d"], ["no config", "digits.yml"]),
         (["--config", "digits.yml", *SAMPLE], ["no checkpoint at nowhere.pth"]),
         (["--config", "digits.yml", "--doc", "d", "--sample", "--fid"], ["no checkpoint at exp/logs/d/ckpt.pth"]),
         (["--config", "digits.yml", "--doc", "d", "--resume_training"], ["no run to continue", "auto"]),
@@ -103,7 +111,8 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
     ],
 )
 def test_arguments_that_are_wrong(tmp_path, arguments, says):
-    refuses(*arguments, says=says, tree=tmp_path, cwd=tmp_path, fresh=True)
+    quick = "nowhere.pth" in arguments or len(arguments) < 6  # most of these are refused before torch is imported
+    refuses(*arguments, says=says, tree=tmp_path, cwd=tmp_path, fresh=quick)
 
 
 class Malicious:
@@ -135,6 +144,13 @@ def test_checkpoints_that_are_wrong(tmp_path, run):
     contents["cut.pth"] = (None, ["damaged"])
     torch.save(good, tmp_path / "cut.pth")
     truncated(tmp_path / "cut.pth")
+    contents["numbers.pth"] = ({0: torch.zeros(3)}, ["holds a dict"])
+    torch.save(contents["numbers.pth"][0], tmp_path / "numbers.pth")
+    torch.save(good, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes()
+    for size in (5, 100, 1000, len(old) // 2, len(old) - 1):
+        contents[f"old{size}.pth"] = (None, ["damaged or not a checkpoint"])
+        (tmp_path / f"old{size}.pth").write_bytes(old[:size])
     contents["text.pth"] = (None, ["damaged or not a checkpoint"])
     (tmp_path / "text.pth").write_text("hello")
     contents["empty.pth"] = (None, ["damaged or not a checkpoint"])

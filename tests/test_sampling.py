@@ -17,7 +17,7 @@ from PIL import Image
 from configs import load_config
 from functions import images
 from functions.files import md5
-from functions.noise import slerp
+from functions.noise import initial_noise, slerp
 from functions.weights import pretrained
 from runners.diffusion import build_unet
 
@@ -69,16 +69,15 @@ def to_bytes(x) -> np.ndarray:
 
 
 def test_exactly_n_images_a_manifest_and_a_sheet_beside_the_folder(run, ten):
-    exp, folder, process = ten
+    _, folder, process = ten
     assert {p.name for p in folder.iterdir()} == {f"{i}.png" for i in range(10)} | {"manifest.json"}
     assert {p.name for p in folder.parent.iterdir()} == {"ten", "ten.png", "ten.lock"}
     assert pixels(folder, "0.png").shape == (8, 8)
-    assert "10 steps asked, 10 evaluated, t from 900 to 0; 10 images to make in batches of 4, 0 already there; float32 on cpu" in (
-        process.stderr
-    )
+    assert "10 steps asked, 10 evaluated, t from 900 to 0; 10 images to make in batches of 4" in process.stderr
+    assert "0 already there; float32 on cpu" in process.stderr
     assert str(folder) in process.stdout and str(folder.with_name("ten.png")) in process.stdout
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["num_samples"] == 10 and manifest["batch_size"] == 4
+    assert manifest["num_samples"] == 10 and manifest["parts"][0]["batch_size"] == 4
     assert manifest["decides"]["timesteps"] == list(range(0, 1000, 100)) and manifest["decides"]["eta"] == 1
 
 
@@ -127,11 +126,44 @@ def test_an_extended_folder_is_byte_identical(run, ten, tmp_path):
     assert pngs(tmp_path / "image_samples" / "f") == pngs(ten[1])
 
 
-def test_another_batch_size_gives_the_same_images_to_one_grey_level(run, ten, tmp_path):
-    sample(run, tmp_path, "f", "--num_samples", 10, "--timesteps", 10, "--eta", 1, "--batch_size", 7)
-    for i in range(10):
-        difference = pixels(tmp_path / "image_samples" / "f", f"{i}.png") - pixels(ten[1], f"{i}.png")
-        assert np.abs(difference).max() <= 1
+def test_batches_of_1_3_and_8_give_the_same_images_to_one_grey_level(run, ten, tmp_path):
+    for batch_size in (1, 3, 8):
+        arguments = ("--num_samples", 10, "--timesteps", 10, "--eta", 1, "--batch_size", batch_size)
+        sample(run, tmp_path, f"b{batch_size}", *arguments)
+        for i in range(10):
+            difference = pixels(tmp_path / "image_samples" / f"b{batch_size}", f"{i}.png") - pixels(ten[1], f"{i}.png")
+            assert np.abs(difference).max() <= 1
+
+
+def test_x_T_is_the_contracts_whatever_the_batch():
+    whole = initial_noise(7, range(6), (3, 4, 4))
+    assert torch.equal(initial_noise(7, [4, 2], (3, 4, 4)), whole[[4, 2]])
+    expected = np.random.default_rng([7, 5]).standard_normal((3, 4, 4), dtype=np.float32)
+    assert np.array_equal(whole[5].numpy(), expected)
+
+
+def test_the_real_cifar10_network_samples_on_a_cpu(tmp_path):
+    torch.manual_seed(0)
+    torch.save(build_unet(load_config("cifar10.yml")).state_dict(), tmp_path / "w.pth")
+    command = ("--config", "cifar10.yml", "--exp", tmp_path, "--ckpt", tmp_path / "w.pth", "--sample", "--fid")
+    main(*command, "--num_samples", 2, "--timesteps", 3, "--batch_size", 2, "--device", "cpu")
+    images = [pixels(tmp_path / "image_samples" / "images", f"{i}.png") for i in range(2)]
+    assert all(image.shape == (32, 32, 3) for image in images) and not np.array_equal(*images)
+
+
+def test_two_processes_do_not_share_a_folder(run, tmp_path):
+    folder = tmp_path / "image_samples" / "f"
+    arguments = ("--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "--sample", "--fid", "-i", "f")
+    command = (*arguments, "--num_samples", 100000, "--timesteps", 2)
+    process = subprocess.Popen([sys.executable, MAIN, *map(str, command)], stderr=subprocess.DEVNULL)
+    try:
+        while not (folder / "0.png").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        refuses(*command, says=("in use by another process",), tree=tmp_path)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_same_weights_in_another_format_continue_the_folder(run, ten, tmp_path):
@@ -260,9 +292,13 @@ def test_published_weights_are_verified_and_a_corrupt_file_is_moved_aside(tmp_pa
     command = ["--config", str(config), "--exp", str(tmp_path), "--use_pretrained", "--sample", "--fid", "--num_samples", "1"]
     command += ["--timesteps", "2"]
 
-    offline = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    offline = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
     said = ("could not be downloaded", "heibox", "2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3", str(path))
-    refuses(*command, says=said, env=offline)
+    refuses(*command, says=said, env=offline, tree=tmp_path / "image_samples")
     aside = path.with_name("model-790000.ckpt.1")
     assert aside.exists() and not path.exists()
 

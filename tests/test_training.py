@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,14 @@ def assert_same(a, b, path=""):
 
 def test_a_run_leaves_what_upstreams_does_and_more(run):
     log_dir, tensorboard_dir = run.exp / "logs" / "d", run.exp / "tensorboard" / "d"
-    assert {p.name for p in log_dir.iterdir()} == {"ckpt.pth", "ckpt_1.pth", "ckpt_2.pth", "ckpt_4.pth", "config.yml", "stdout.txt"}
+    assert {p.name for p in log_dir.iterdir()} == {
+        "ckpt.pth",
+        "ckpt_1.pth",
+        "ckpt_2.pth",
+        "ckpt_4.pth",
+        "config.yml",
+        "stdout.txt",
+    }
     assert load_config(str(log_dir / "config.yml")) == load_config(str(run.config))
     lines = (log_dir / "stdout.txt").read_text()
     losses = dict(re.findall(r"step: (\d+), loss: ([\d.]+)", lines))
@@ -73,8 +81,13 @@ def test_resuming_is_exact(tmp_path, optimizer):
     four = small_config(tmp_path / "four.yml", training__n_iters=4, optim__optimizer=optimizer, optim__lr=1e-4)
     main("--config", four, "--exp", tmp_path, "--doc", "whole", "--seed", 7)
     main("--config", two, "--exp", tmp_path, "--doc", "parts", "--seed", 7)
-    main("--config", four, "--exp", tmp_path, "--doc", "parts", "--resume_training", fresh=optimizer == "Adam")  # the run's own seed
+    main(
+        "--config", four, "--exp", tmp_path, "--doc", "parts", "--resume_training", fresh=optimizer == "Adam"
+    )  # the run's own seed
     assert_same(checkpoint(tmp_path, "parts"), checkpoint(tmp_path, "whole"))
+    logs = ((tmp_path / "logs" / doc / "stdout.txt").read_text() for doc in ("parts", "whole"))
+    parts, whole = (re.findall(r"step: \d+, loss: [\d.]+", log) for log in logs)
+    assert parts == whole and len(whole) == 4
     events = EventAccumulator(str(tmp_path / "tensorboard" / "parts")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
 
@@ -128,7 +141,9 @@ def test_upstreams_run_without_an_average_resumes(tmp_path, run):
     own = checkpoint(run.exp)
     (tmp_path / "logs" / "d").mkdir(parents=True)
     torch.save([own["model"], own["optimizer"], 1, 4], tmp_path / "logs" / "d" / "ckpt.pth")
-    process = main("--config", small_config(tmp_path / "c.yml", training__n_iters=5), "--exp", tmp_path, "--doc", "d", "--resume_training")
+    process = main(
+        "--config", small_config(tmp_path / "c.yml", training__n_iters=5), "--exp", tmp_path, "--doc", "d", "--resume_training"
+    )
     assert "no EMA" in process.stderr
     after = checkpoint(tmp_path)
     for name, value in after["ema"].items():
@@ -141,6 +156,12 @@ def test_resuming_with_another_optimizer_or_weights_only_is_refused(tmp_path, ru
     torch.save([own["model"], own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
     sgd = small_config(tmp_path / "sgd.yml", optim__optimizer="SGD", training__n_iters=9)
     refuses("--config", sgd, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("momentum_buffer", "SGD"), tree=tmp_path)
+    torch.save([own["model"], {}, 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
+    refuses("--config", sgd, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("weights only",), tree=tmp_path)
+    own["optimizer"]["state"][3]["exp_avg"] = torch.zeros(7)
+    torch.save([own["model"], own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
+    adam = small_config(tmp_path / "adam.yml", training__n_iters=9)
+    refuses("--config", adam, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("entry 3 is not",), tree=tmp_path)
     torch.save(own["model"], tmp_path / "logs" / "d" / "ckpt.pth")
     adam = small_config(tmp_path / "adam.yml", training__n_iters=9)
     refuses("--config", adam, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("weights only",), tree=tmp_path)
@@ -169,7 +190,7 @@ def test_an_old_run_is_moved_aside_with_ni_and_refused_without(tmp_path):
     assert checkpoint(tmp_path)["step"] == 1
 
 
-@pytest.mark.parametrize("answer, moved", [("n", False), ("y", True)])
+@pytest.mark.parametrize("answer, moved", [("n\n", False), ("y\n", True), ("\x04", False)])
 def test_a_person_at_a_terminal_is_asked(tmp_path, answer, moved):
     config = small_config(tmp_path / "c.yml", training__n_iters=1)
     (tmp_path / "logs" / "d").mkdir(parents=True)
@@ -179,7 +200,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path, answer, moved):
         [sys.executable, MAIN, "--config", str(config), "--exp", str(tmp_path), "--doc", "d"],
         stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    os.write(ours, f"{answer}\n".encode())
+    os.write(ours, answer.encode())
     said, _ = process.communicate(timeout=120)
     os.close(ours), os.close(theirs)
     assert process.returncode == 0
@@ -195,6 +216,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_snapshot(tmp
     assert "Traceback" not in process.stderr
     assert checkpoint(tmp_path)["step"] == 1
     assert {p.name for p in (tmp_path / "logs" / "d").glob("ckpt*")} == {"ckpt.pth", "ckpt_1.pth"}
+
+
+def test_a_full_disk_at_a_snapshot_is_a_sentence_and_keeps_the_last_one(run, tmp_path):
+    """A limit on the size of files stands in for a full disk; it admits the log and not the checkpoint."""
+    shutil.copytree(run.exp / "logs", tmp_path / "logs")
+    before = checkpoint(tmp_path)
+    config = small_config(tmp_path / "c.yml", training__n_iters=5)
+    command = f"{sys.executable} {MAIN} --config {config} --exp {tmp_path} --doc d --resume_training"
+    limited = ["bash", "-c", f"trap '' XFSZ; ulimit -f 200; exec {command}"]
+    process = subprocess.run(limited, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert process.returncode == 1, process.stderr
+    assert "main.py: error: [Errno 27] File too large" in process.stderr and "Traceback" not in process.stderr
+    assert_same(checkpoint(tmp_path), before)
+    assert not list((tmp_path / "logs" / "d").glob("*5*"))
 
 
 def test_two_trainings_of_one_run_are_refused(tmp_path):
@@ -261,4 +296,6 @@ def test_test_reports_the_validation_loss(run, tmp_path):
     main("--config", config, "--exp", tmp_path, "--doc", "d")
     logged = re.search(r"step: 3, validation_loss: ([\d.]+)", (tmp_path / "logs" / "d" / "stdout.txt").read_text())[1]
     said = main("--config", config, "--exp", tmp_path, "--doc", "d", "--test", fresh=True).stdout
-    assert float(re.search(r"validation_loss: ([\d.]+) on 299 test images, ema weights", said)[1]) == pytest.approx(float(logged), abs=1e-5)
+    assert float(re.search(r"validation_loss: ([\d.]+) on 299 test images, ema weights", said)[1]) == pytest.approx(
+        float(logged), abs=1e-5
+    )

@@ -3,8 +3,8 @@
 import hashlib
 import pickle
 import re
+import struct
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from functions.weights import native, upstream
 from functions.weights.checkpoint import Checkpoint
 
-# What torch.load raises for a file that is not, or no longer, one of its own.
-_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError, OverflowError)
+# What torch.load and its unpickler raise for a file that is not, or no longer, one of its own.
+_UNREADABLE = (
+    RuntimeError, pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError, OverflowError,
+    AssertionError, struct.error,
+)  # fmt: skip
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -32,7 +35,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if checkpoint is not None:
             return checkpoint
     raise ValueError(
-        f"{path} holds {_kind(content)}: neither this program's checkpoint, nor upstream's list "
+        f"{path} holds a {type(content).__name__}: neither this program's checkpoint, nor upstream's list "
         "[model, optimizer, epoch, step, ema], nor a state dict of tensors"
     )
 
@@ -63,7 +66,7 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -72,7 +75,3 @@ def _why_unreadable(path: Path, message: str) -> str:
     if code:
         return f"{path} holds code ({code[1]}), where a checkpoint holds tensors and plain values; it was not run"
     return f"{path} is damaged or not a checkpoint ({message.splitlines()[0][:200] if message else 'it ends early'})"
-
-
-def _kind(content: Any) -> str:
-    return f"a {type(content).__name__}"

@@ -21,4 +21,8 @@ class Checkpoint:
 
 def is_weights(value: Any) -> bool:
     """Whether `value` is a non-empty mapping of names to tensors."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )

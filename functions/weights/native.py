@@ -13,14 +13,20 @@ FORMAT = "ddim-checkpoint-1"
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file; it appears whole."""
+    """Write the file; it appears whole. Raises OSError where the disk does not take it."""
     content = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
-    with files.atomic(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+    with files.atomic(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:  # torch's own, raised over the file's
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def unpack(content: Any) -> Checkpoint | None:
     """The checkpoint, or None where `content` is another format's."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not is_weights(content.get("model")):
+    names = {field.name for field in fields(Checkpoint)}
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.keys() != names | {"format"}:
         return None
-    return Checkpoint(**{field.name: content[field.name] for field in fields(Checkpoint)})
+    if not is_weights(content["model"]) or not (content["ema"] is None or is_weights(content["ema"])):
+        return None
+    return Checkpoint(**{name: content[name] for name in names})

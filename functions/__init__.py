@@ -1,0 +1,1 @@
+"""The numerics, the files and the weights: each module knows one thing and none knows the runners."""

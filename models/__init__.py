@@ -1,0 +1,1 @@
+"""The network and its average: they know no schedule, no device and no file."""
