@@ -6,6 +6,8 @@ import traceback
 from configs import load_config
 from configs.options import complete, parse
 
+INTERRUPTED = "interrupted; what was written is whole: images continue with the same command, training with --resume_training"
+
 
 def main(argv: list[str]) -> int:
     """Run one command. Returns 0, 2 for a mistake of the user's, 1 for any other failure, 130 for an interrupt.
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
     except (OSError, FloatingPointError, MemoryError) as error:
         return _fail(error, 1, debug)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was written is whole, and can be continued", 130, False)
+        return _fail(INTERRUPTED, 130, False)
     return 0
 
 

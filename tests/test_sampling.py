@@ -48,7 +48,7 @@ def ddim(run, index, timesteps, eta, seed=1234, x_T=None):
     model = build_unet(load_config(str(run.config)))
     model.load_state_dict(torch.load(run.ckpt, weights_only=True)["ema"])
     model.eval()
-    betas = np.linspace(1e-4, 0.02, 1000)
+    betas = np.linspace(1e-4, 0.002, 1000)
     a_bar = np.concatenate([[1.0], np.cumprod(1 - betas)])
     x = np.random.default_rng([seed, index]).standard_normal((1, 8, 8), dtype=np.float32) if x_T is None else x_T
     noise = np.random.default_rng([seed, index, 1])
@@ -89,6 +89,7 @@ def test_the_pixels_are_the_papers_equation(run, ten, tmp_path, eta):
         folder = tmp_path / "image_samples" / "f"
     for index in (0, 9):
         expected = to_bytes(ddim(run, index, list(range(0, 1000, 100)), eta))
+        assert ((expected > 0) & (expected < 255)).mean() > 0.3  # clipping would hide differences
         assert np.abs(pixels(folder, f"{index}.png") - expected).max() <= 1
 
 
