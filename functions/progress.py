@@ -30,10 +30,10 @@ def log_file(path: Path) -> logging.FileHandler:
 
 
 def progress_bar(total: int, *, initial: int = 0, unit: str, desc: str) -> tqdm:
-    """A bar on stderr with rate and time left; on rank 0 only, and seldom redrawn where stderr is a file."""
+    """A bar on stderr with rate and time left; on rank 0 only, seldom redrawn where stderr is a file, none for nothing."""
     return tqdm(
         total=total, initial=initial, unit=unit, desc=desc, dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30, disable=not distributed.is_main(),
+        mininterval=0.5 if sys.stderr.isatty() else 30, disable=total == initial or not distributed.is_main(),
     )  # fmt: skip
 
 

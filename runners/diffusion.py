@@ -28,12 +28,12 @@ class Sampling:
 
 
 class Diffusion:
-    """The network of `config` on `device`, with the weights of a fresh initialisation until `load`."""
+    """The network of `config` on `device`, in evaluation mode, with the weights of a fresh initialisation until `load`."""
 
     def __init__(self, config: Config, device: torch.device):
         self.config = config
         self.device = device
-        self.model = build_unet(config).to(device)
+        self.model = build_unet(config).to(device).eval()
         self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))
 
     @property
@@ -70,7 +70,6 @@ class Diffusion:
 
     def denoise(self, x: Tensor, indices: Sequence[int], sampling: Sampling) -> Iterator[Step]:
         """The steps from x (b, c, h, w), float32 on any device, with the step noise of the images `indices`."""
-        self.model.eval()
         x = x.to(self.device)
         randn_like = step_noise(sampling.seed, indices)
         arguments = (self.model, x, sampling.timesteps, self.alphas_cumprod)

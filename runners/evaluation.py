@@ -31,7 +31,6 @@ def test(options: Options, config: Config, device: torch.device) -> None:
 def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
     """The mean over `dataset` of the loss per image, with t, noise and dequantization drawn from `seed`."""
     config, device = diffusion.config, diffusion.device
-    diffusion.model.eval()
     alphas_cumprod = diffusion.alphas_cumprod.to(device)
     total = torch.zeros((), device=device)
     batches = load(dataset, plain_order(len(dataset), config.training.batch_size), distributed.share_of, config.data.num_workers)

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -111,9 +112,8 @@ def _loop(
         # Validate.
         if test_set is not None and state.step % training.validation_freq == 0:
             report.read()
-            with _averaged(state):
+            with _evaluating(state):
                 report.validation(state.step, validation_loss(diffusion, test_set, state.seed))
-            state.model.train()
 
         # Save, after a look at the losses so far: a run that diverged keeps its last good snapshot.
         if state.step == 1 or state.step % training.snapshot_freq == 0 or state.step == last_step:
@@ -121,7 +121,6 @@ def _loop(
             if distributed.is_main():
                 run_folder.save(options, state.checkpoint())
                 report.samples(state.step, _samples(diffusion, state))
-            state.model.train()
             distributed.barrier()
 
         if state.step == last_step:
@@ -131,7 +130,7 @@ def _loop(
 def _last_step(state: TrainingState, length: int) -> int:
     """The number of the last step: n_epochs or n_iters, whichever ends first."""
     training = state.config.training
-    this_epoch = -(-(length - state.images_seen) // training.batch_size)
+    this_epoch = -(-max(0, length - state.images_seen) // training.batch_size)
     later = (training.n_epochs - state.epoch - 1) * -(-length // training.batch_size)
     return min(training.n_iters, state.step + max(0, this_epoch + later))
 
@@ -163,10 +162,15 @@ def _samples(diffusion: Diffusion, state: TrainingState) -> torch.Tensor:
     timesteps = [t for t in range(0, T, -(-T // GRID_STEPS)) if diffusion.alphas_cumprod[t + 1] > 0]
     sampling = Sampling(tuple(timesteps), "generalized", 0.0, state.seed)
     x = initial_noise(state.seed, range(GRID_IMAGES), diffusion.image_shape)
-    with _averaged(state):
+    with _evaluating(state):
         x = last(diffusion.denoise(x, range(GRID_IMAGES), sampling)).x
     return diffusion.to_images(x.nan_to_num())  # a poor picture is no reason to stop
 
 
-def _averaged(state: TrainingState) -> AbstractContextManager[None]:
-    return state.ema.average_weights(state.model) if state.ema else nullcontext()
+@contextmanager
+def _evaluating(state: TrainingState) -> Iterator[None]:
+    """Inside the block the model is the average, where there is one, and does not drop out."""
+    state.model.eval()
+    with state.ema.average_weights(state.model) if state.ema else nullcontext():
+        yield
+    state.model.train()

@@ -261,6 +261,13 @@ def test_an_image_that_breaks_during_a_run_is_named_by_the_worker_that_reads_it(
         list(load(dataset, plain_order(6, 2), lambda n: slice(0, n), num_workers=2))
 
 
+def test_test_without_a_test_split_is_refused(tmp_path, run):
+    Image.new("L", (8, 8), 1).save(tmp_path / "a.png")
+    config = small_config(tmp_path / "c.yml", data__dataset="FOLDER")
+    command = ("--config", config, "--exp", tmp_path, "--ckpt", run.ckpt, "--data", tmp_path, "--test")
+    refuses(*command, says=("FOLDER has no test split", "test/"), tree=tmp_path)
+
+
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     config = small_config(tmp_path / "c.yml", data__dataset="FOLDER")
     (tmp_path / "empty").mkdir()

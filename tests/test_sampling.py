@@ -152,6 +152,16 @@ def test_the_real_cifar10_network_samples_on_a_cpu(tmp_path):
     assert all(image.shape == (32, 32, 3) for image in images) and not np.array_equal(*images)
 
 
+def test_a_config_whose_data_cannot_be_read_yet_samples(tmp_path):
+    with torch.device("meta"):
+        network = build_unet(load_config("celeba.yml"))
+    weights = {name: torch.full(value.shape, 0.01) for name, value in network.state_dict().items()}
+    torch.save(weights, tmp_path / "w.pth")
+    command = ("--config", "celeba.yml", "--exp", tmp_path, "--ckpt", tmp_path / "w.pth", "--sample", "--fid")
+    main(*command, "--num_samples", 1, "--timesteps", 1, "--batch_size", 1)
+    assert pixels(tmp_path / "image_samples" / "images", "0.png").shape == (64, 64, 3)
+
+
 def test_two_processes_do_not_share_a_folder(run, tmp_path):
     folder = tmp_path / "image_samples" / "f"
     arguments = ("--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "--sample", "--fid", "-i", "f")

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAIN, files_below, main, refuses, small_config
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import OptimConfig, load_config
@@ -269,8 +271,14 @@ def test_each_image_is_used_once_an_epoch_in_an_order_of_its_own():
     orders = [np.concatenate([b.indices for b in batches if b.epoch == e]) for e in range(3)]
     assert all(sorted(order) == list(range(103)) for order in orders)
     assert not np.array_equal(orders[0], orders[1])
-    later = list(training_order(103, 10, seed=3, epoch=1, images_seen=20, n_epochs=3))
-    assert [list(b.indices) for b in later] == [list(b.indices) for b in batches[13:]]
+
+
+@given(length=st.integers(1, 40), batch_size=st.integers(1, 45), seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_from_any_position_the_data_go_on_as_they_would_have(length, batch_size, seed, data):
+    whole = list(training_order(length, batch_size, seed, epoch=0, images_seen=0, n_epochs=3))
+    k = data.draw(st.integers(0, len(whole) - 1))
+    rest = training_order(length, batch_size, seed, whole[k].epoch, whole[k].images_seen, n_epochs=3)
+    assert [list(batch.indices) for batch in rest] == [list(batch.indices) for batch in whole[k + 1 :]]
 
 
 def test_timesteps_come_in_pairs_that_cover_the_range_evenly():
