@@ -31,8 +31,9 @@ def weights(exp, doc, kind="model"):
 
 
 def test_two_processes_train_to_the_same_weights(tmp_path):
-    """SGD without dropout; 1,498 images in batches of 499 and a last one of 1 image: unequal halves."""
-    changes = dict(optim__optimizer="SGD", optim__lr=1e-4, model__dropout=0.0, training__batch_size=499, training__n_iters=7)
+    """SGD without dropout or clipping, which would hide a wrong scale; batches of 499, 499, 499 and 1: unequal halves."""
+    changes = dict(optim__optimizer="SGD", optim__lr=1e-5, optim__grad_clip=None, model__dropout=0.0)
+    changes |= dict(training__batch_size=499, training__n_iters=7)
     config = small_config(tmp_path / "c.yml", **changes)
     main("--config", config, "--exp", tmp_path, "--doc", "one")
     process = torchrun("--config", config, "--exp", tmp_path, "--doc", "two")
