@@ -42,7 +42,7 @@ class Diffusion:
         return data.channels, data.image_size, data.image_size
 
     def load(self, checkpoint: Checkpoint, which: str | None, source: str) -> str:
-        """Take a checkpoint's "ema" or "raw" weights (None: ema where it has them) and return which it was.
+        """Take a checkpoint's "ema" or "raw" weights (None: ema where it has them) and return which it was, or "bare".
 
         Raises ValueError where they are not there or do not fit the config; `source` names the file in it.
         """
@@ -50,7 +50,7 @@ class Diffusion:
             raise ValueError(f"{source} has no EMA weights; --weights raw takes the ones it has")
         if which == "raw" or checkpoint.ema is None:
             weights.load_into(self.model, checkpoint.model, source)
-            return "raw"
+            return "bare" if checkpoint.optimizer is None else "raw"
         weights.load_into(self.model, checkpoint.ema, source)
         return "ema"
 

@@ -13,13 +13,13 @@ from runners.diffusion import Diffusion
 
 
 def load_diffusion(options: Options, config: Config, device: torch.device) -> tuple[Diffusion, Path, str]:
-    """The network with the weights asked for, their file, and whether they are "ema" or "raw"."""
+    """The network with the weights asked for, their file, and whether they are "ema", "raw" or a "bare" state dict's."""
     path = _checkpoint_path(options, config)
     checkpoint = load_checkpoint(path)
     diffusion = Diffusion(config, device)
     which = diffusion.load(checkpoint, options.weights, str(path))
     of_step = f", step {checkpoint.step}" if checkpoint.step else ""
-    logging.info(f"weights: {which} of {path}{of_step}")
+    logging.info(f"weights: {path} ({which}{of_step})")
     return diffusion, path, which
 
 

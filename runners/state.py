@@ -68,7 +68,7 @@ class TrainingState:
                 raise ValueError(f"the optimizer state in {source} does not fit: entry {i} is not {tuple(param.shape)}")
         before = groups[0].get("lr")
         if before != optim.lr:
-            logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before:g}")
+            logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before}")
         self.optimizer.load_state_dict({"state": kept, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from configs import Config
@@ -72,7 +73,7 @@ def _loop(
 ) -> None:
     """From the state's position in the data to `last_step`."""
     config, device = diffusion.config, diffusion.device
-    training, T = config.training, config.diffusion.num_diffusion_timesteps
+    training = config.training
     model = distributed.parallel(state.model.train())
     alphas_cumprod = diffusion.alphas_cumprod.to(device)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
@@ -81,16 +82,9 @@ def _loop(
     for batch, images in load(dataset, order, distributed.share_of, config.data.num_workers):
         state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
 
-        # Draw all that is random, for the whole batch; this process keeps its own rows.
-        draws = BatchDraws(
-            step_generator(device, state.seed, Stream.TRAIN, state.step), batch.size, distributed.share_of(batch.size)
-        )
+        # Draw what is random.
+        x0, t, eps = _draw(diffusion, state, images, batch.size)
         torch.manual_seed(derived_seed(state.seed, Stream.DROPOUT, state.step, distributed.rank()))
-        images = images.to(device, non_blocking=True)
-        if config.data.random_flip:
-            images = random_flip(images, draws)
-        x0 = to_model_range(images, config.data, draws)
-        t, eps = draws.timesteps(T), draws.normal(*x0.shape[1:])
 
         # The mean over the batch: gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
         losses = noise_estimation_loss(model, x0, t, eps, alphas_cumprod)
@@ -127,6 +121,17 @@ def _loop(
             break
 
 
+def _draw(diffusion: Diffusion, state: TrainingState, images: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x0 from this rank's uint8 images, and its t and eps, out of draws for the whole batch of n by (seed, step)."""
+    data, device = diffusion.config.data, diffusion.device
+    draws = BatchDraws(step_generator(device, state.seed, Stream.TRAIN, state.step), n, distributed.share_of(n))
+    images = images.to(device, non_blocking=True)
+    if data.random_flip:
+        images = random_flip(images, draws)
+    x0 = to_model_range(images, data, draws)
+    return x0, draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps), draws.normal(*x0.shape[1:])
+
+
 def _last_step(state: TrainingState, length: int) -> int:
     """The number of the last step: n_epochs or n_iters, whichever ends first."""
     training = state.config.training
@@ -156,7 +161,7 @@ def _describe(
         logging.debug("sampling.last_only is accepted and does nothing: no trajectory is ever kept")
 
 
-def _samples(diffusion: Diffusion, state: TrainingState) -> torch.Tensor:
+def _samples(diffusion: Diffusion, state: TrainingState) -> Tensor:
     """A few images from the same x_T at every snapshot: uint8 (n, c, h, w)."""
     T = diffusion.config.diffusion.num_diffusion_timesteps
     timesteps = [t for t in range(0, T, -(-T // GRID_STEPS)) if diffusion.alphas_cumprod[t + 1] > 0]

@@ -277,7 +277,7 @@ def test_raw_weights_and_a_snapshot_by_its_number(run, tmp_path):
         command = ("--config", config, "--exp", tmp_path, "--doc", "d", "--sample", "--fid", "-i", k, "--num_samples", 1)
         process = main(*command, "--timesteps", 1, "--weights", weights)
         name = "ckpt.pth" if ckpt_id is None else f"ckpt_{ckpt_id}.pth"
-        assert re.search(f"weights: {weights} of .*{name}", process.stderr)
+        assert re.search(rf"weights: .*{name} \({weights}, step \d\)", process.stderr)
         hashes.add(json.loads((tmp_path / "image_samples" / str(k) / "manifest.json").read_text())["decides"]["weights"])
     assert len(hashes) == 4
 

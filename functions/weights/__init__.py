@@ -47,6 +47,7 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], source: str) -> None
 
 
 def check_fit(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Raise as `load_into` does, without loading; `source` names the file in the message."""
     expected = model.state_dict()
     for name, param in expected.items():
         if name not in weights:
