@@ -83,6 +83,7 @@ class TrainingConfig:
     n_iters: Count
     snapshot_freq: Count
     validation_freq: Count
+    accumulate: Count = 1  # the parts that a batch is worked off in, to save memory
 
 
 @dataclass(frozen=True)

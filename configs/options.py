@@ -39,6 +39,8 @@ class Options:
     verbose: str
     ni: bool
     device: str | None
+    precision: Literal["default", "fp32", "bf16"]
+    compile: Literal["auto", "on", "off"]
     seed: int
     seed_given: bool
     data: str | None
@@ -49,7 +51,7 @@ class Options:
     weights: Literal["ema", "raw"] | None
     image_folder: str
     num_samples: int
-    batch_size: int
+    batch_size: int | Literal["auto"] | None  # None: auto on CUDA, the config's elsewhere
     timesteps: int
     skip_type: Literal["uniform", "quad"]
     eta: float
@@ -91,7 +93,6 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
         "eta": arguments.eta or 0.0,
         "eta_given": arguments.eta is not None,
         "num_samples": arguments.num_samples or DEFAULT_NUM_SAMPLES,
-        "batch_size": arguments.batch_size or config.sampling.batch_size,
         "timesteps": arguments.timesteps or min(DEFAULT_TIMESTEPS, total),
     }
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
@@ -130,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
     add("--seed", type=_seed, metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
     add("--device", metavar="NAME", help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)")
+    add("--precision", default="default", choices=["default", "fp32", "bf16"],
+        help="default: torch's, with TF32 convolutions on CUDA; fp32: without; bf16: in bfloat16 (default: default)")  # fmt: skip
+    add("--compile", default="auto", choices=["auto", "on", "off"],
+        help="compile the network; auto: on CUDA, where the work left repays it (default: auto)")  # fmt: skip
     add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")
     add("--comment", default="", metavar="TEXT", help="a note, kept in the run's log")
     add("--verbose", default="info", type=str.lower, choices=["debug", "info", "warning", "error", "critical"],
@@ -155,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("sampling").add_argument
     add("-i", "--image_folder", default="images", metavar="NAME", help="{exp}/image_samples/NAME (default: images)")
     add("--num_samples", type=int, metavar="N", help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES})")
-    add("--batch_size", type=int, metavar="B", help="images at a time with --fid (default: sampling.batch_size)")
+    add("--batch_size", type=_batch_size, metavar="B",
+        help="images at a time with --fid, or auto: what fits (default: auto on CUDA, else sampling.batch_size)")  # fmt: skip
     add("--timesteps", type=int, metavar="S", help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)")
     add("--skip_type", default="uniform", type=_skip_type, choices=["uniform", "quad"], metavar="TYPE",
         help="how the steps are spaced: uniform, or quad (also quadratic) (default: uniform)")  # fmt: skip
@@ -171,6 +177,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _batch_size(text: str) -> int | str:
+    if text != "auto" and not text.lstrip("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no batch size; it must be a whole number or auto")
+    return text if text == "auto" else int(text)
+
+
 def _skip_type(text: str) -> str:
     return "quad" if text == "quadratic" else text
 
@@ -178,7 +190,7 @@ def _skip_type(text: str) -> str:
 def _check_values(arguments: argparse.Namespace) -> None:
     for flag in ("num_samples", "batch_size", "timesteps"):
         value = getattr(arguments, flag)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise ValueError(f"--{flag} is {value}; it must be at least 1")
     if arguments.eta is not None and not 0 <= arguments.eta <= 1:  # NaN is not in the range either
         raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")

@@ -56,7 +56,11 @@ def load(
     batches, ahead = tee(batches)
     index_lists = (batch.indices[rows_of(batch.size)] for batch in ahead)
     if isinstance(dataset, Tensor):
-        yield from zip(batches, (dataset[torch.from_numpy(indices)] for indices in index_lists), strict=True)
+        yield from zip(
+            batches,
+            (dataset[torch.from_numpy(indices).to(dataset.device, non_blocking=True)] for indices in index_lists),
+            strict=True,
+        )
     else:
         yield from zip(batches, _read_ahead(dataset, index_lists, num_workers), strict=True)
 

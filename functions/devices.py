@@ -1,4 +1,4 @@
-"""Which device runs the network, and how precisely it computes."""
+"""Which device runs the network."""
 
 import logging
 import shlex
@@ -32,9 +32,3 @@ def mention_idle_gpus(device: torch.device) -> None:
     if count > 1 and not distributed.under_torchrun():
         command = f"torchrun --nproc_per_node {count} {shlex.join(sys.argv)}"
         logging.info(f"{count} GPUs are visible and this process uses one; all of them: {command}")
-
-
-def precision_in_words(device: torch.device) -> str:
-    """What torch's default flags, which are upstream's numerics, mean on `device`."""
-    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    return "float32 with TF32 convolutions" if tf32 else "float32"

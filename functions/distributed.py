@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,10 @@ def under_torchrun() -> bool:
 
 def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if under_torchrun() else 0
+
+
+def local_world_size() -> int:
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else 1
 
 
 def rank() -> int:
@@ -96,6 +100,20 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
+def least(n: int, device: torch.device) -> int:
+    """The smallest of the ranks' numbers."""
+    if not dist.is_initialized():
+        return n
+    numbers = torch.tensor(n, device=device)
+    dist.all_reduce(numbers, dist.ReduceOp.MIN)
+    return int(numbers)
+
+
 def parallel(model: nn.Module) -> nn.Module:
     """The model with its gradients averaged over the ranks."""
-    return DistributedDataParallel(model) if dist.is_initialized() else model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True) if dist.is_initialized() else model
+
+
+def without_averaging(model: nn.Module) -> AbstractContextManager:
+    """Inside the block a backward pass through `parallel`'s model adds to this rank's gradients alone."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

@@ -1,7 +1,10 @@
 """8-bit images on disk: the only PNG writer, which of a set are missing, and contact sheets."""
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from functions import files
+from functions.background import thread_count, to_host
 
 SHEET_CELL, SHEET_CELL_MAX = 48, 128  # pixels: smaller images are enlarged by a whole factor, larger ones reduced
 
@@ -23,6 +27,30 @@ def write_png(path: Path, image: Tensor) -> None:
     """Write one uint8 image (1 or 3, h, w); it appears whole."""
     with files.atomic(path, durable=False) as temporary:
         _to_pil(image).save(temporary, format="PNG")
+
+
+@contextmanager
+def png_writer(folder: Path) -> Iterator[Callable[[Sequence[str], Tensor], None]]:
+    """A function that has uint8 images (b, c, h, w), of any device, written to `folder` under b names by threads.
+
+    While one batch waits to be written, the next may be made; who is faster than that waits. An error is raised by the next
+    call or at the end of the block; then, or when the block fails, what still waits is not written.
+    """
+    pending: deque[Future[None]] = deque()
+    pool = ThreadPoolExecutor(thread_count())
+
+    def write(names: Sequence[str], images: Tensor) -> None:
+        host = to_host(images)
+        while len(pending) > len(names):
+            pending.popleft().result()
+        pending.extend(pool.submit(lambda name, i: write_png(folder / name, host()[i]), name, i) for i, name in enumerate(names))
+
+    try:
+        yield write
+        for future in pending:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def missing(folder: Path, names: Sequence[str]) -> list[int]:

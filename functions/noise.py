@@ -1,13 +1,19 @@
 """Noise by (seed, image, stream): an image's noise is its own, whatever the batch, the rank or the device."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from functions.background import prefetch, thread_count
+from functions.denoising import RandnLike
 from functions.losses import antithetic_timesteps
+
+STEPS_AHEAD = 8
 
 
 class Stream(IntEnum):
@@ -25,14 +31,30 @@ def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]
     return torch.from_numpy(np.stack([_normal(np.random.default_rng([seed, i]), shape) for i in indices]))
 
 
-def step_noise(seed: int, indices: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    """`randn_like` for a batch holding the images `indices`: call k gives each image the k-th array of its stream."""
+def step_noise(seed: int, indices: Sequence[int], shape: tuple[int, int, int], steps: int, device: torch.device) -> RandnLike:
+    """`randn_like` for a batch holding the images `indices`: call k < steps gives each image the k-th array of its stream.
+
+    A few steps ahead are drawn at once, each image's by one call, in threads and while the device works on the steps before.
+    """
+    arrays = chain.from_iterable(_blocks(seed, indices, shape, steps, device))
+    return lambda x: next(arrays).to(x.dtype)
+
+
+def _blocks(
+    seed: int, indices: Sequence[int], shape: tuple[int, int, int], steps: int, device: torch.device
+) -> Iterator[Iterable[Tensor]]:
     generators = [np.random.default_rng([seed, i, Stream.STEP]) for i in indices]
+    pinned = device.type == "cuda"
+    with ThreadPoolExecutor(thread_count()) as pool:
 
-    def randn_like(x: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack([_normal(g, x.shape[1:]) for g in generators])).to(x)
+        def draw(first: int) -> Tensor:
+            block = torch.empty((len(indices), min(STEPS_AHEAD, steps - first), *shape), pin_memory=pinned)
+            draws = zip(generators, block.numpy(), strict=True)
+            list(pool.map(lambda draw: draw[0].standard_normal(dtype=np.float32, out=draw[1]), draws))
+            return block
 
-    return randn_like
+        for block in prefetch(draw, range(0, steps, STEPS_AHEAD)):
+            yield block.to(device, non_blocking=True).unbind(1)
 
 
 def step_generator(device: torch.device, *key: int) -> torch.Generator:

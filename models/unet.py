@@ -26,7 +26,7 @@ class TimestepMLP(nn.Module):
         self.dense = nn.ModuleList([nn.Linear(ch, 4 * ch), nn.Linear(4 * ch, 4 * ch)])
 
     def forward(self, t: Tensor) -> Tensor:
-        h = self.dense[0](timestep_embedding(t, self.ch))
+        h = self.dense[0](timestep_embedding(t, self.ch).to(self.dense[0].weight.dtype))
         return self.dense[1](F.silu(h))  # b 4ch
 
 

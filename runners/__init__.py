@@ -4,7 +4,7 @@ import torch
 
 from configs import Config
 from configs.options import Options
-from functions import devices, distributed
+from functions import acceleration, devices, distributed
 from functions.progress import quiet_ranks, start_logging
 
 
@@ -19,7 +19,8 @@ def run(options: Options, config: Config) -> None:
     with distributed.process_group(device):
         quiet_ranks()
         try:
-            _do_task(options, config, device)
+            with acceleration.numerics(options.precision, device, training=options.mode == "train"):
+                _do_task(options, config, device)
         except torch.OutOfMemoryError as error:
             raise MemoryError(f"{device} has too little memory; a smaller batch needs less ({error})") from error
 

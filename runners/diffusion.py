@@ -1,6 +1,7 @@
 """`Diffusion`: a U-Net, its noise schedule and its device, and what they do together."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor
 
 from configs import Config
 from datasets.scaling import from_model_range
-from functions import weights
+from functions import acceleration, weights
+from functions.background import pinned, prefetch, to_host
 from functions.denoising import Step, ddpm_noisy, generalized, last
 from functions.images import to_uint8
 from functions.noise import initial_noise, step_noise
 from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights.checkpoint import Checkpoint
+from models.fused import fuse, refresh
 from models.unet import UNet
 
 
@@ -33,7 +36,8 @@ class Diffusion:
     def __init__(self, config: Config, device: torch.device):
         self.config = config
         self.device = device
-        self.model = build_unet(config).to(device).eval()
+        self.model = build_unet(config).eval().to(device).to(memory_format=acceleration.memory_format(device))
+        self.network: acceleration.Network | UNet = self.model  # what denoises
         self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))
 
     @property
@@ -48,11 +52,27 @@ class Diffusion:
         """
         if which == "ema" and checkpoint.ema is None:
             raise ValueError(f"{source} has no EMA weights; --weights raw takes the ones it has")
-        if which == "raw" or checkpoint.ema is None:
-            weights.load_into(self.model, checkpoint.model, source)
-            return "bare" if checkpoint.optimizer is None else "raw"
-        weights.load_into(self.model, checkpoint.ema, source)
-        return "ema"
+        bare = checkpoint.ema is None and checkpoint.optimizer is None
+        taken = checkpoint.model if which == "raw" or checkpoint.ema is None else checkpoint.ema
+        weights.load_into(self.model, taken, source)
+        if isinstance(self.network, acceleration.Network) and self.network.model is not self.model:
+            refresh(self.network.model, self.model)
+        return "bare" if bare else "raw" if taken is checkpoint.model else "ema"
+
+    def accelerate(self, precision: str) -> None:
+        """Evaluate by a copy made for speed from now on, in `precision`; it follows what `load` takes, not training."""
+        self.network = acceleration.Network(fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model)
+
+    def compile(self, batch_size: int) -> None:
+        """Compile what `accelerate` made, for batches of up to `batch_size`."""
+        assert isinstance(self.network, acceleration.Network)
+        self.network.compile(batch_size)
+
+    def evaluate(self, batch_size: int) -> Tensor:
+        """One evaluation of the network, of noise: to measure its time and its memory. float32 (b, c, h, w)"""
+        x = torch.randn(batch_size, *self.image_shape, device=self.device)
+        with torch.no_grad():
+            return self.network(x, torch.zeros(batch_size, dtype=torch.long, device=self.device))
 
     def timesteps(self, skip_type: str, S: int, *, keep_repeats: bool = False) -> tuple[int, ...]:
         """τ for this schedule. A repeated timestep changes nothing, so repeats are dropped unless they are counted.
@@ -70,33 +90,59 @@ class Diffusion:
 
     def denoise(self, x: Tensor, indices: Sequence[int], sampling: Sampling) -> Iterator[Step]:
         """The steps from x (b, c, h, w), float32 on any device, with the step noise of the images `indices`."""
-        x = x.to(self.device)
-        randn_like = step_noise(sampling.seed, indices)
-        arguments = (self.model, x, sampling.timesteps, self.alphas_cumprod)
+        x = x.to(self.device, memory_format=acceleration.memory_format(self.device), non_blocking=True)
+        arguments = (self.network, x, sampling.timesteps, self.alphas_cumprod)
+        if sampling.sample_type == "generalized" and sampling.eta == 0:
+            return generalized(*arguments, eta=0.0, randn_like=torch.randn_like)  # which is not called
+        randn_like = step_noise(sampling.seed, indices, self.image_shape, len(sampling.timesteps), self.device)
         if sampling.sample_type == "ddpm_noisy":
             return ddpm_noisy(*arguments, randn_like=randn_like)
         return generalized(*arguments, eta=sampling.eta, randn_like=randn_like)
 
     def sample(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[int, Tensor]]:
-        """Each of the images `indices` as (index, uint8 (c, h, w)), in ascending order.
+        """Each of the images `indices` as (index, uint8 (c, h, w) on the CPU), in ascending order."""
+        for made, images in self.sample_batches(indices, sampling, batch_size):
+            yield from zip(made, images.cpu(), strict=True)
+
+    def sample_batches(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """The images `indices`, ascending, some at a time: (indices, uint8 (b, c, h, w) still on the device).
 
         The unit of work is the aligned batch {k·B … k·B+B-1}: computed whole, so that an image does not depend
-        on which others were asked for.
+        on which others were asked for. On a GPU a batch is given once the next has been sent there, to keep it busy.
+        Raises FloatingPointError for NaN or infinity.
         """
         wanted = set(indices)
-        for k in sorted({i // batch_size for i in wanted}):
-            batch = range(k * batch_size, (k + 1) * batch_size)
-            x_T = initial_noise(sampling.seed, batch, self.image_shape)
+        batches = [range(k * batch_size, (k + 1) * batch_size) for k in sorted({i // batch_size for i in wanted})]
+        noises = prefetch(lambda batch: pinned(initial_noise(sampling.seed, batch, self.image_shape), self.device), batches)
+        sent: deque[tuple[list[int], Tensor, Callable[[], Tensor]]] = deque()
+        for batch, x_T in zip(batches, noises, strict=True):
             x = last(self.denoise(x_T, batch, sampling)).x
-            for i, image in zip(batch, self.to_images(x), strict=True):
-                if i in wanted:
-                    yield i, image
+            images, rows = self._bytes(x), [row for row, i in enumerate(batch) if i in wanted]
+            if len(rows) < batch_size:
+                images = images[rows]
+            sent.append(([batch[row] for row in rows], images, to_host(x.isfinite().all())))
+            if self.device.type == "cpu" or len(sent) > 1:
+                yield _arrived(*sent.popleft())
+        for one in sent:
+            yield _arrived(*one)
 
     def to_images(self, x: Tensor) -> Tensor:
-        """The model's range (b, c, h, w) -> uint8 on the CPU. Raises FloatingPointError for NaN or infinity."""
-        if not x.isfinite().all():
-            raise FloatingPointError("the network's output is not finite, so there is no image; are the weights sound?")
-        return to_uint8(from_model_range(x, self.config.data)).cpu()
+        """The model's range (b, c, h, w) -> uint8 on the same device. Raises FloatingPointError for NaN or infinity."""
+        _check_finite(x.isfinite().all())
+        return self._bytes(x)
+
+    def _bytes(self, x: Tensor) -> Tensor:
+        return to_uint8(from_model_range(x, self.config.data))
+
+
+def _check_finite(finite: Tensor) -> None:
+    if not finite:
+        raise FloatingPointError("the network's output is not finite, so there is no image; are the weights sound?")
+
+
+def _arrived(indices: list[int], images: Tensor, finite: Callable[[], Tensor]) -> tuple[list[int], Tensor]:
+    _check_finite(finite())
+    return indices, images
 
 
 def build_unet(config: Config) -> UNet:

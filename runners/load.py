@@ -18,6 +18,7 @@ def load_diffusion(options: Options, config: Config, device: torch.device) -> tu
     checkpoint = load_checkpoint(path)
     diffusion = Diffusion(config, device)
     which = diffusion.load(checkpoint, options.weights, str(path))
+    diffusion.accelerate(options.precision)
     of_step = f", step {checkpoint.step}" if checkpoint.step else ""
     logging.info(f"weights: {path} ({which}{of_step})")
     return diffusion, path, which

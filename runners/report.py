@@ -3,9 +3,10 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from functions import distributed
 from functions.progress import log_file, progress_bar
+
+Item = TypeVar("Item")
 
 SECONDS_BETWEEN_READS = 2.0
 
@@ -28,6 +31,7 @@ class Report:
         self.start, self.total, self.learning_rate = step, total, learning_rate
         self.pending: list[tuple[int, Tensor, Tensor, int]] = []
         self.read_at = time.monotonic()
+        self.waited = 0.0  # for data, since then
 
     def __enter__(self) -> Self:
         if distributed.is_main():
@@ -48,6 +52,16 @@ class Report:
             logging.getLogger().removeHandler(self.handler)
             self.handler.close()
 
+    def awaiting(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """The batches, with the time that the loop waits for them counted."""
+        while True:
+            begin = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - begin
+            if batch is None:
+                return
+            yield batch
+
     def step(self, step: int, loss: Tensor, grad_norm: Tensor, images: int) -> None:
         """Take a step's numbers, still on the device; images: how many it trained on."""
         if distributed.is_main():
@@ -62,8 +76,9 @@ class Report:
         steps, losses, grad_norms, images = zip(*self.pending, strict=True)
         values = torch.stack([*losses, *grad_norms]).tolist()  # waits for the device
         now = time.monotonic()
-        rate = sum(images) / (now - self.read_at)
-        self.pending, self.read_at = [], now
+        rate, waiting = sum(images) / (now - self.read_at), self.waited / (now - self.read_at)
+        self.pending = []
+        self._begin_block(now)
         for step, loss, grad_norm in zip(steps, values[: len(steps)], values[len(steps) :], strict=True):
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 raise FloatingPointError(
@@ -75,18 +90,22 @@ class Report:
             self.writer.add_scalar("grad_norm", grad_norm, step)
         self.writer.add_scalar("learning_rate", self.learning_rate, step)
         self.writer.add_scalar("images_per_second", rate, step)
-        self.bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{rate:.4g}", refresh=False)
+        self.writer.add_scalar("share_of_time_waiting_for_data", waiting, step)
+        self.bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{rate:.4g}", data_wait=f"{waiting:.0%}", refresh=False)
         self.bar.update(len(steps))
 
     def validation(self, step: int, loss: float) -> None:
         if distributed.is_main():
             logging.info(f"step: {step}, validation_loss: {loss}")
             self.writer.add_scalar("validation_loss", loss, step)
-            self.read_at = time.monotonic()  # the time it took is not training's
+            self._begin_block(time.monotonic())  # the time it took is not training's
 
     def samples(self, step: int, images: Tensor) -> None:
         """images: uint8 (n, c, h, w)."""
         if distributed.is_main():
             self.writer.add_images("samples", images, step)
             self.writer.flush()
-            self.read_at = time.monotonic()
+            self._begin_block(time.monotonic())
+
+    def _begin_block(self, now: float) -> None:
+        self.read_at, self.waited = now, 0.0

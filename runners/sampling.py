@@ -10,7 +10,7 @@ import torch
 
 from configs import Config
 from configs.options import Options
-from functions import devices, distributed, files, images, manifest
+from functions import acceleration, distributed, files, images, manifest
 from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
@@ -36,20 +36,22 @@ class Job:
 
 def fid(options: Options, config: Config, device: torch.device) -> None:
     """Write {i}.png for every i below num_samples that is not there yet."""
-    n, batch_size = options.num_samples, options.batch_size
+    n = options.num_samples
     if config.data.dataset == "CIFAR10" and options.skip_type == "uniform":
         logging.info("the paper's Table 1 spaced CIFAR10's timesteps by --skip_type quad")
-    job = _job(options, config, device, batch_size)
+    job = _job(options, config, device)
     names = [f"{i}.png" for i in range(n)]
-    with _missing(job, names) as todo:
+    batch_size = _batch_size(options, job, n)
+    with _missing(job, names, batch_size) as todo:
         _announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
         batches = sorted({i // batch_size for i in todo})
         mine = set(batches[distributed.rank() :: distributed.world_size()])
         todo = [i for i in todo if i // batch_size in mine]
-        with progress_bar(len(todo), unit="image", desc="images") as bar:
-            for i, image in job.diffusion.sample(todo, job.sampling, batch_size):
-                images.write_png(job.folder / names[i], image)
-                bar.update()
+        _compile_where_it_repays(options, job, batch_size, len(mine))
+        with images.png_writer(job.folder) as write, progress_bar(len(todo), unit="image", desc="images") as bar:
+            for indices, batch in job.diffusion.sample_batches(todo, job.sampling, batch_size):
+                write([names[i] for i in indices], batch)
+                bar.update(len(indices))
         shown = names[:SHEET_IMAGES]
         rows = [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)]
     _finish(job, rows, n)
@@ -57,38 +59,40 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
 
 def interpolation(options: Options, config: Config, device: torch.device) -> None:
     """Write {k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
-    job = _job(options, config, device, INTERPOLATION_POINTS)
+    job = _job(options, config, device)
     names = [f"{k}.png" for k in range(INTERPOLATION_POINTS)]
-    with _missing(job, names) as todo:
+    with _missing(job, names, len(names)) as todo:
         _announce(options, job, len(todo), len(names) - len(todo), "as one batch")
         if todo and distributed.is_main():
+            _compile_where_it_repays(options, job, len(names), 1)
             z1, z2 = initial_noise(job.sampling.seed, (0, 1), job.diffusion.image_shape)
             x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
-            for k, image in enumerate(job.diffusion.to_images(last(_with_bar(job, x_T)).x)):
-                if k in todo:
-                    images.write_png(job.folder / names[k], image)
+            made = job.diffusion.to_images(last(_with_bar(job, x_T)).x)
+            with images.png_writer(job.folder) as write:
+                write([names[k] for k in todo], made[todo])
     _finish(job, [names], len(names))
 
 
 def sequence(options: Options, config: Config, device: torch.device) -> None:
     """Write {j}_{i}.png, the x0 that chain j of 8 predicts at step i, as the steps run (arXiv 2010.02502, figure 4)."""
-    job = _job(options, config, device, SEQUENCE_CHAINS, keep_repeats=True)
+    job = _job(options, config, device, keep_repeats=True)
     steps = len(job.sampling.timesteps)
     names = [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
-    with _missing(job, names) as todo:
+    with _missing(job, names, SEQUENCE_CHAINS) as todo:
         _announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
-        wanted = {names[k] for k in todo}
+        wanted = set(todo)
         if todo and distributed.is_main():
+            _compile_where_it_repays(options, job, SEQUENCE_CHAINS, 1)
             x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), job.diffusion.image_shape)
-            for i, step in enumerate(_with_bar(job, x_T)):
-                for j, image in enumerate(job.diffusion.to_images(step.x0)):
-                    if f"{j}_{i}.png" in wanted:
-                        images.write_png(job.folder / f"{j}_{i}.png", image)
+            with images.png_writer(job.folder) as write:
+                for i, step in enumerate(_with_bar(job, x_T)):
+                    chains = [j for j in range(SEQUENCE_CHAINS) if i * SEQUENCE_CHAINS + j in wanted]
+                    write([f"{j}_{i}.png" for j in chains], job.diffusion.to_images(step.x0)[chains])
     columns = torch.linspace(0, steps - 1, min(steps, SEQUENCE_SHEET_STEPS)).round().int().tolist()
     _finish(job, [[f"{j}_{i}.png" for i in columns] for j in range(SEQUENCE_CHAINS)], len(names))
 
 
-def _job(options: Options, config: Config, device: torch.device, batch_size: int, keep_repeats: bool = False) -> Job:
+def _job(options: Options, config: Config, device: torch.device, keep_repeats: bool = False) -> Job:
     diffusion, path, which = load_diffusion(options, config, device)
     timesteps = diffusion.timesteps(options.skip_type, options.timesteps, keep_repeats=keep_repeats)
     noisy = options.sample_type == "ddpm_noisy"
@@ -104,22 +108,48 @@ def _job(options: Options, config: Config, device: torch.device, batch_size: int
         "sample_type": options.sample_type,
         "eta": None if noisy else sampling.eta,
         "seed": sampling.seed,
-        "precision": devices.precision_in_words(device),
+        "precision": acceleration.precision_in_words(options.precision, device),
         "timesteps": list(timesteps),
     }
-    records = {"checkpoint": str(path), "kind": which, "config": options.config, "batch_size": batch_size, "device": str(device)}
+    records: dict[str, object] = {"checkpoint": str(path), "kind": which, "config": options.config, "device": str(device)}
     return Job(diffusion, sampling, options.image_dir, decides, records)
 
 
+def _batch_size(options: Options, job: Job, n: int) -> int:
+    """The images at a time: those asked; by itself a folder's own, or on CUDA as many as fit, else the config's."""
+    diffusion, config = job.diffusion, job.diffusion.config
+    if isinstance(options.batch_size, int):
+        return options.batch_size
+    if diffusion.device.type != "cuda":
+        if options.batch_size == "auto":
+            logging.info(f"--batch_size auto is for CUDA: the config's {config.sampling.batch_size} here")
+        return config.sampling.batch_size
+    there = manifest.check(job.folder, job.decides, n)
+    if there is not None:
+        return there["parts"][-1]["batch_size"]
+    return distributed.least(acceleration.largest_batch(diffusion.evaluate, n, diffusion.device), diffusion.device)
+
+
+def _compile_where_it_repays(options: Options, job: Job, batch_size: int, batches: int) -> None:
+    diffusion = job.diffusion
+
+    def seconds_left() -> float:
+        one = acceleration.seconds_of(lambda: diffusion.evaluate(batch_size), diffusion.device)
+        return one * batches * len(job.sampling.timesteps)
+
+    if batches and acceleration.should_compile(options.compile, diffusion.device, seconds_left):
+        diffusion.compile(batch_size)
+
+
 @contextmanager
-def _missing(job: Job, names: Sequence[str]) -> Iterator[list[int]]:
+def _missing(job: Job, names: Sequence[str], batch_size: int) -> Iterator[list[int]]:
     """Hold the folder for this job and give the positions of the names that are not there yet."""
     manifest.check(job.folder, job.decides, len(names))  # before the lock, which is a file: a refusal writes nothing
     with ExitStack() as stack:
         with distributed.main_first():
             if distributed.is_main():
                 stack.enter_context(files.locked(job.folder))
-                manifest.claim(job.folder, job.decides, len(names), job.records)
+                manifest.claim(job.folder, job.decides, len(names), job.records | {"batch_size": batch_size})
         todo = images.missing(job.folder, names)
         distributed.barrier()  # every rank has looked before one writes
         yield todo
@@ -130,7 +160,7 @@ def _announce(options: Options, job: Job, to_make: int, there: int, how: str) ->
     timesteps, device = job.sampling.timesteps, job.diffusion.device
     logging.info(
         f"{options.timesteps} steps asked, {len(timesteps)} evaluated, t from {timesteps[-1]} to {timesteps[0]}; "
-        f"{to_make} images to make {how}, {there} already there; {devices.precision_in_words(device)} on {device}"
+        f"{to_make} images to make {how}, {there} already there; {job.decides['precision']} on {device}"
     )
 
 

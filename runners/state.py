@@ -74,7 +74,8 @@ class TrainingState:
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """Upstream's three, with its fixed constants: Adam's beta2 0.999, SGD's momentum 0.9."""
-    params = model.parameters()
+    params = list(model.parameters())
+    fused = params[0].device.type in ("cuda", "cpu")
     match optim.optimizer:
         case "Adam":
             return torch.optim.Adam(
@@ -84,8 +85,9 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
                 eps=optim.eps,
                 weight_decay=optim.weight_decay,
                 amsgrad=optim.amsgrad,
+                fused=fused,
             )
         case "RMSProp":
             return torch.optim.RMSprop(params, lr=optim.lr, weight_decay=optim.weight_decay)
         case "SGD":
-            return torch.optim.SGD(params, lr=optim.lr, momentum=0.9)
+            return torch.optim.SGD(params, lr=optim.lr, momentum=0.9, fused=fused)

@@ -14,8 +14,8 @@ from configs.options import Options
 from datasets import Images, dataset_root, get_dataset
 from datasets.batches import load, training_order
 from datasets.scaling import random_flip, to_model_range
-from functions import distributed, files
-from functions.denoising import last
+from functions import acceleration, distributed, files
+from functions.denoising import Model, last
 from functions.losses import noise_estimation_loss
 from functions.noise import BatchDraws, Stream, derived_seed, initial_noise, step_generator
 from runners import run_folder
@@ -75,24 +75,32 @@ def _loop(
     config, device = diffusion.config, diffusion.device
     training = config.training
     model = distributed.parallel(state.model.train())
+    forward = _compiled_where_it_repays(options, diffusion, model, last_step - state.step)
     alphas_cumprod = diffusion.alphas_cumprod.to(device)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
     order = training_order(len(dataset), training.batch_size, state.seed, state.epoch, state.images_seen, training.n_epochs)
-    for batch, images in load(dataset, order, distributed.share_of, config.data.num_workers):
+    dataset = acceleration.on_device(dataset, device) if isinstance(dataset, Tensor) else dataset
+    for batch, images in report.awaiting(load(dataset, order, distributed.share_of, config.data.num_workers)):
         state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
 
         # Draw what is random.
         x0, t, eps = _draw(diffusion, state, images, batch.size)
         torch.manual_seed(derived_seed(state.seed, Stream.DROPOUT, state.step, distributed.rank()))
 
-        # The mean over the batch: gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
-        losses = noise_estimation_loss(model, x0, t, eps, alphas_cumprod)
-        loss = losses.sum() * (distributed.weight_of_share(batch.size) * distributed.world_size() / batch.size)
+        # Differentiate the mean over the batch: gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
+        state.optimizer.zero_grad()
+        scale = distributed.weight_of_share(batch.size) * distributed.world_size() / batch.size
+        loss = torch.zeros((), device=device)
+        parts = list(zip(*(drawn.chunk(training.accumulate) for drawn in (x0, t, eps)), strict=True))
+        for k, (x0, t, eps) in enumerate(parts):
+            with distributed.without_averaging(model) if k < len(parts) - 1 else nullcontext():
+                with acceleration.autocast(options.precision, device):
+                    losses = noise_estimation_loss(forward, x0, t, eps, alphas_cumprod)
+                (losses.sum() * scale).backward()
+            loss += losses.detach().sum() * scale
 
         # Take the step.
-        state.optimizer.zero_grad()
-        loss.backward()
         grad_norm = clip_grad_norm_(state.model.parameters(), max_norm)
         state.optimizer.step()
 
@@ -101,7 +109,7 @@ def _loop(
             state.ema.update(state.model)
 
         # Report.
-        report.step(state.step, distributed.all_reduce_sum(loss.detach() / distributed.world_size()), grad_norm, batch.size)
+        report.step(state.step, distributed.all_reduce_sum(loss / distributed.world_size()), grad_norm, batch.size)
 
         # Validate.
         if test_set is not None and state.step % training.validation_freq == 0:
@@ -119,6 +127,27 @@ def _loop(
 
         if state.step == last_step:
             break
+
+
+def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: torch.nn.Module, steps: int) -> Model:
+    """The model as the loop calls it. What the steps would take uncompiled is reckoned from one forward and backward pass."""
+    training, device = diffusion.config.training, diffusion.device
+    rows = distributed.share_of(training.batch_size)
+    x = torch.zeros(-(-(rows.stop - rows.start) // training.accumulate), *diffusion.image_shape, device=device)
+    t = torch.zeros(len(x), dtype=torch.long, device=device)
+
+    def one_pass() -> None:
+        with acceleration.autocast(options.precision, device):
+            eps = diffusion.model(x, t)
+        eps.float().sum().backward()
+        diffusion.model.zero_grad()
+
+    def seconds_left() -> float:
+        return steps * training.accumulate * acceleration.seconds_of(one_pass, device)
+
+    if acceleration.should_compile(options.compile, device, seconds_left):
+        return acceleration.CompiledForBatches(model, len(x), graphs=training.accumulate == 1)
+    return model
 
 
 def _draw(diffusion: Diffusion, state: TrainingState, images: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,10 +177,12 @@ def _describe(
         logging.info(f"comment: {options.comment}")
     parameters = sum(p.numel() for p in state.model.parameters())
     begin = f"continuing after step {state.step}" if state.step else "from the start"
+    parts = f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else ""
     processes = f" in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
     logging.info(
         f"training on {length} images of {config.data.dataset}, {begin} to step {last_step}, "
-        f"batch {config.training.batch_size}, {parameters:,} parameters, seed {state.seed}, on {diffusion.device}{processes}"
+        f"batch {config.training.batch_size}{parts}, {parameters:,} parameters, seed {state.seed}, "
+        f"{acceleration.precision_in_words(options.precision, diffusion.device)} on {diffusion.device}{processes}"
     )
     if test_set is None:
         logging.info("these data have no test split: there will be no validation_loss")
