@@ -1,8 +1,12 @@
 """Two processes under torchrun (gloo) do what one does."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +17,17 @@ from PIL import Image
 from functions import devices
 
 
-def torchrun(*arguments, code=0) -> subprocess.CompletedProcess:
+def command_of_two(*arguments) -> list[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), MAIN]
-    process = subprocess.run(
-        [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
-    )
+    return [*command, *map(str, arguments)]
+
+
+def torchrun(*arguments, code=0) -> subprocess.CompletedProcess:
+    command = command_of_two(*arguments)
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     assert (process.returncode == 0) == (code == 0), process.stdout + process.stderr
     return process
 
@@ -45,6 +52,45 @@ def test_two_processes_train_to_the_same_weights(tmp_path):
         (tmp_path / "logs" / doc / "stdout.txt").read_text().split("validation_loss: ")[1].split()[0] for doc in ("one", "two")
     ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
+
+
+def test_two_processes_train_alike_with_adam_too_each_in_parts(tmp_path):
+    """Adam divides by a gradient's size, so that rounding counts for more: within 1e-3."""
+    changes = dict(model__dropout=0.0, training__batch_size=499, training__n_iters=5, training__accumulate=3)
+    config = small_config(tmp_path / "c.yml", **changes)
+    main("--config", config, "--exp", tmp_path, "--doc", "one")
+    torchrun("--config", config, "--exp", tmp_path, "--doc", "two")
+    one, two = weights(tmp_path, "one"), weights(tmp_path, "two")
+    assert (one - two).norm() / one.norm() < 1e-3
+
+
+def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on(tmp_path):
+    changes = dict(optim__optimizer="SGD", optim__lr=1e-5, optim__grad_clip=None, model__dropout=0.0)
+    changes |= dict(training__batch_size=64, training__n_iters=15, training__snapshot_freq=5, training__validation_freq=99)
+    config = small_config(tmp_path / "c.yml", **changes)
+    command = command_of_two("--config", config, "--exp", tmp_path, "--doc", "dies")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(tmp_path / "logs" / "dies" / "ckpt_5.pth", process)
+        os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "SIGKILL" in stderr or "Signal 9" in stderr
+    main("--config", config, "--exp", tmp_path, "--doc", "dies", "--resume_training")
+    main("--config", config, "--exp", tmp_path, "--doc", "whole")
+    one, two = weights(tmp_path, "dies"), weights(tmp_path, "whole")
+    assert (one - two).norm() / two.norm() < 1e-6
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def process_of_rank(rank, parent) -> int:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return next(int(pid) for pid in children if f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{pid}/environ").read_text())
 
 
 def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
