@@ -18,6 +18,8 @@ class Stream(IntEnum):
     VALIDATION = 4
     TRAIN = 5
     DROPOUT = 6
+    LIKELIHOOD = 7
+    CHOICE = 8
 
 
 def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]) -> Tensor:
@@ -25,9 +27,9 @@ def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]
     return torch.from_numpy(np.stack([_normal(np.random.default_rng([seed, i]), shape) for i in indices]))
 
 
-def step_noise(seed: int, indices: Sequence[int]) -> Callable[[Tensor], Tensor]:
+def step_noise(seed: int, indices: Sequence[int], stream: Stream = Stream.STEP) -> Callable[[Tensor], Tensor]:
     """`randn_like` for a batch holding the images `indices`: call k gives each image the k-th array of its stream."""
-    generators = [np.random.default_rng([seed, i, Stream.STEP]) for i in indices]
+    generators = [np.random.default_rng([seed, i, stream]) for i in indices]
 
     def randn_like(x: Tensor) -> Tensor:
         return torch.from_numpy(np.stack([_normal(g, x.shape[1:]) for g in generators])).to(x)
