@@ -35,10 +35,10 @@ def small(path, **changes):
     return small_config(path, **(dict(diffusion__num_diffusion_timesteps=T, diffusion__beta_end=0.3) | changes))
 
 
-def evaluate(run, config, exp, *arguments, **options):
+def evaluate(run, config, exp, *arguments):
     """What --test wrote, and what it printed."""
     before = files_below(exp)
-    printed = main("--config", config, "--exp", exp, "--ckpt", run.ckpt, "--test", *arguments, **options).stdout
+    printed = main("--config", config, "--exp", exp, "--ckpt", run.ckpt, "--test", *arguments).stdout
     (path,) = (path for path in exp.rglob("*.json") if str(path) not in before)
     return json.loads(path.read_text()), printed
 
@@ -199,9 +199,8 @@ def test_the_bins_hold_all_the_mass_and_far_tails_keep_their_digits(low):
 
 def test_the_batch_and_the_processes_change_nothing(run, config, tmp_path):
     """Five images over two processes in batches of two: 3 and 2 of them."""
-    results = []
-    for exp, batch_size in (("a", 5), ("b", 2)):
-        results.append(evaluate(run, config, tmp_path / exp, "--num_samples", 5, "--batch_size", batch_size, fresh=exp == "a")[0])
+    arguments = ("--num_samples", 5, "--batch_size")
+    results = [evaluate(run, config, tmp_path / exp, *arguments, batch_size)[0] for exp, batch_size in (("a", 5), ("b", 2))]
     command = ("--config", config, "--exp", tmp_path / "c", "--ckpt", run.ckpt, "--test", "--num_samples", 5, "--batch_size", 2)
     assert torchrun(*command).stdout.count("bits/dim (an upper bound)") == 1
     (path,) = (tmp_path / "c").rglob("*.json")
