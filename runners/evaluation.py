@@ -102,6 +102,7 @@ def likelihood_bound(
     image_terms = torch.zeros(len(chosen), 3, dtype=torch.float64, device=exact)
     curves = torch.zeros(3, chain.T, dtype=torch.float64, device=exact)  # sums of bits, eps_mse, x0_mse
     rows = image_terms[distributed.rank() :: distributed.world_size()].split(batch_size)
+    # (A rank without an image has one chunk of no rows, and no batch.)
     with progress_bar(len(mine) * chain.T, unit="evaluation", desc="bits/dim") as bar:
         for (batch, images), own in zip(load(dataset, batches, lambda n: slice(n), data.num_workers), rows, strict=False):
             levels = images.to(exact)
