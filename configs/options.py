@@ -10,6 +10,7 @@ from configs import Config, nearest
 
 DEFAULT_SEED = 1234
 DEFAULT_NUM_SAMPLES = 50_000
+DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations an image
 DEFAULT_TIMESTEPS = 1000
 
 EXAMPLES = """\
@@ -21,7 +22,7 @@ examples:
   published weights     main.py --config cifar10.yml --exp E --use_pretrained --sample --fid --timesteps 50 -i ddpm50
   paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
   x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
-  loss on test images   main.py --config cifar10.yml --exp E --doc D --test
+  bits per dimension    main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
 """
 
 Mode = Literal["train", "test", "fid", "interpolation", "sequence"]
@@ -51,7 +52,9 @@ class Options:
     weights: Literal["ema", "raw"] | None
     image_folder: str
     num_samples: int
+    num_samples_given: bool
     batch_size: int | Literal["auto"] | None  # None: auto on CUDA, the config's elsewhere
+    reference: str
     timesteps: int
     skip_type: Literal["uniform", "quad"]
     eta: float
@@ -92,7 +95,9 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
         "seed_given": arguments.seed is not None,
         "eta": arguments.eta or 0.0,
         "eta_given": arguments.eta is not None,
-        "num_samples": arguments.num_samples or DEFAULT_NUM_SAMPLES,
+        "num_samples": arguments.num_samples or (DEFAULT_TEST_IMAGES if arguments.test else DEFAULT_NUM_SAMPLES),
+        "num_samples_given": arguments.num_samples is not None,
+        "reference": arguments.reference or "test",
         "timesteps": arguments.timesteps or min(DEFAULT_TIMESTEPS, total),
     }
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
@@ -100,6 +105,10 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
         raise ValueError(f"--timesteps is {options.timesteps}; {options.config} has {total} timesteps, so at most {total}")
     if options.mode == "train" and config.model.type == "bayesian":
         raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
+    if options.mode == "test" and config.data.logit_transform:
+        raise ValueError(
+            "data.logit_transform is on, so 8-bit levels are not evenly spaced for the model: --test has no bits/dim"
+        )
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
         for path in (folder, *folder.parents):
             if path.is_file():
@@ -150,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fid", action="store_true", help="{i}.png for i from 0 to --num_samples - 1")
     add("--interpolation", action="store_true", help="11 images between two latents: {i}.png")
     add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
-    add("--test", action="store_true", help="the training loss on the test split")
+    add("--test", action="store_true", help="bits per dimension and the training loss on the test split")
 
     add = parser.add_argument_group("weights, for --sample and --test").add_argument
     add("--ckpt", metavar="PATH", help="a checkpoint file (default: the run's ckpt.pth, or sampling.ckpt_id)")
@@ -159,9 +168,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("sampling").add_argument
     add("-i", "--image_folder", default="images", metavar="NAME", help="{exp}/image_samples/NAME (default: images)")
-    add("--num_samples", type=int, metavar="N", help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES})")
+    add("--num_samples", type=int, metavar="N",
+        help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES}) or --test ({DEFAULT_TEST_IMAGES})")  # fmt: skip
     add("--batch_size", type=_batch_size, metavar="B",
-        help="images at a time with --fid, or auto: what fits (default: auto on CUDA, else sampling.batch_size)")  # fmt: skip
+        help="images at a time with --fid or --test; auto: what fits (default: auto on CUDA, else the config's)")  # fmt: skip
+    add("--reference", metavar="REF", help="the split that --test evaluates: test or train (default: test)")
     add("--timesteps", type=int, metavar="S", help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)")
     add("--skip_type", default="uniform", type=_skip_type, choices=["uniform", "quad"], metavar="TYPE",
         help="how the steps are spaced: uniform, or quad (also quadratic) (default: uniform)")  # fmt: skip
@@ -192,6 +203,8 @@ def _check_values(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, flag)
         if isinstance(value, int) and value < 1:
             raise ValueError(f"--{flag} is {value}; it must be at least 1")
+    if arguments.reference not in (None, "test", "train"):
+        raise ValueError(f"--reference is {arguments.reference!r}; --test takes test or train")
     if arguments.eta is not None and not 0 <= arguments.eta <= 1:  # NaN is not in the range either
         raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
     if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
@@ -219,8 +232,9 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         "ckpt": ("--sample or --test", arguments.sample or arguments.test),
         "use_pretrained": ("--sample or --test", arguments.sample or arguments.test),
         "weights": ("--sample or --test", arguments.sample or arguments.test),
-        "num_samples": ("--sample --fid", arguments.fid),
-        "batch_size": ("--sample --fid", arguments.fid),
+        "num_samples": ("--sample --fid or --test", arguments.fid or arguments.test),
+        "batch_size": ("--sample --fid or --test", arguments.fid or arguments.test),
+        "reference": ("--test", arguments.test),
     }
     for flag, (needed, there) in needs.items():
         if getattr(arguments, flag) and not there:

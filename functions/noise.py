@@ -24,6 +24,8 @@ class Stream(IntEnum):
     VALIDATION = 4
     TRAIN = 5
     DROPOUT = 6
+    LIKELIHOOD = 7
+    CHOICE = 8
 
 
 def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]) -> Tensor:
@@ -31,24 +33,25 @@ def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]
     return torch.from_numpy(np.stack([_normal(np.random.default_rng([seed, i]), shape) for i in indices]))
 
 
-def step_noise(seed: int, indices: Sequence[int], shape: tuple[int, int, int], steps: int, device: torch.device) -> RandnLike:
+def step_noise(
+    seed: int, indices: Sequence[int], shape: tuple[int, int, int], steps: int, device: torch.device, stream: Stream = Stream.STEP
+) -> RandnLike:
     """`randn_like` for a batch holding the images `indices`: call k < steps gives each image the k-th array of its stream.
 
     A few steps ahead are drawn at once, each image's by one call, in threads and while the device works on the steps before.
     """
-    arrays = chain.from_iterable(_blocks(seed, indices, shape, steps, device))
+    generators = [np.random.default_rng([seed, i, stream]) for i in indices]
+    arrays = chain.from_iterable(_blocks(generators, shape, steps, device))
     return lambda x: next(arrays).to(x.dtype)
 
 
 def _blocks(
-    seed: int, indices: Sequence[int], shape: tuple[int, int, int], steps: int, device: torch.device
+    generators: list[np.random.Generator], shape: tuple[int, int, int], steps: int, device: torch.device
 ) -> Iterator[Iterable[Tensor]]:
-    generators = [np.random.default_rng([seed, i, Stream.STEP]) for i in indices]
-    pinned = device.type == "cuda"
     with ThreadPoolExecutor(thread_count()) as pool:
 
         def draw(first: int) -> Tensor:
-            block = torch.empty((len(indices), min(STEPS_AHEAD, steps - first), *shape), pin_memory=pinned)
+            block = torch.empty((len(generators), min(STEPS_AHEAD, steps - first), *shape), pin_memory=device.type == "cuda")
             draws = zip(generators, block.numpy(), strict=True)
             list(pool.map(lambda draw: draw[0].standard_normal(dtype=np.float32, out=draw[1]), draws))
             return block

@@ -15,6 +15,7 @@ from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
 from functions.weights import weights_hash
+from runners import speed
 from runners.diffusion import Diffusion, Sampling
 from runners.load import load_diffusion
 
@@ -47,7 +48,7 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
         batches = sorted({i // batch_size for i in todo})
         mine = set(batches[distributed.rank() :: distributed.world_size()])
         todo = [i for i in todo if i // batch_size in mine]
-        _compile_where_it_repays(options, job, batch_size, len(mine))
+        speed.compile_where_it_repays(options, job.diffusion, batch_size, len(mine) * len(job.sampling.timesteps))
         with images.png_writer(job.folder) as write, progress_bar(len(todo), unit="image", desc="images") as bar:
             for indices, batch in job.diffusion.sample_batches(todo, job.sampling, batch_size):
                 write([names[i] for i in indices], batch)
@@ -64,7 +65,7 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
     with _missing(job, names, len(names)) as todo:
         _announce(options, job, len(todo), len(names) - len(todo), "as one batch")
         if todo and distributed.is_main():
-            _compile_where_it_repays(options, job, len(names), 1)
+            speed.compile_where_it_repays(options, job.diffusion, len(names), len(job.sampling.timesteps))
             z1, z2 = initial_noise(job.sampling.seed, (0, 1), job.diffusion.image_shape)
             x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
             made = job.diffusion.to_images(last(_with_bar(job, x_T)).x)
@@ -82,7 +83,7 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
         _announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
         wanted = set(todo)
         if todo and distributed.is_main():
-            _compile_where_it_repays(options, job, SEQUENCE_CHAINS, 1)
+            speed.compile_where_it_repays(options, job.diffusion, SEQUENCE_CHAINS, steps)
             x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), job.diffusion.image_shape)
             with images.png_writer(job.folder) as write:
                 for i, step in enumerate(_with_bar(job, x_T)):
@@ -116,29 +117,11 @@ def _job(options: Options, config: Config, device: torch.device, keep_repeats: b
 
 
 def _batch_size(options: Options, job: Job, n: int) -> int:
-    """The images at a time: those asked; by itself a folder's own, or on CUDA as many as fit, else the config's."""
-    diffusion, config = job.diffusion, job.diffusion.config
-    if isinstance(options.batch_size, int):
-        return options.batch_size
-    if diffusion.device.type != "cuda":
-        if options.batch_size == "auto":
-            logging.info(f"--batch_size auto is for CUDA: the config's {config.sampling.batch_size} here")
-        return config.sampling.batch_size
+    """The images at a time; a folder that was begun keeps the batch that was found then."""
     there = manifest.check(job.folder, job.decides, n)
-    if there is not None:
+    if options.batch_size is None and there is not None and job.diffusion.device.type == "cuda":
         return there["parts"][-1]["batch_size"]
-    return distributed.least(acceleration.largest_batch(diffusion.evaluate, n, diffusion.device), diffusion.device)
-
-
-def _compile_where_it_repays(options: Options, job: Job, batch_size: int, batches: int) -> None:
-    diffusion = job.diffusion
-
-    def seconds_left() -> float:
-        one = acceleration.seconds_of(lambda: diffusion.evaluate(batch_size), diffusion.device)
-        return one * batches * len(job.sampling.timesteps)
-
-    if batches and acceleration.should_compile(options.compile, diffusion.device, seconds_left):
-        diffusion.compile(batch_size)
+    return speed.batch_size(options, job.diffusion, n)
 
 
 @contextmanager
