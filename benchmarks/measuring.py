@@ -1,0 +1,71 @@
+"""What the benchmarks share: the machine in words, tables as Markdown and JSON, timing of alternatives side by side."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from functions.acceleration import synchronize
+
+Row = dict[str, Any]
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """The device, the versions and the date, for beside every number."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"device": name, **versions, "date": date.today().isoformat()}
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, to its end on the device."""
+    synchronize(device)
+    begin = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table with the keys of the first row as its head; floats to four digits, `not measured` for None."""
+    columns = list(rows[0])
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *(f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows)])
+
+
+def write(path: Path, device: torch.device, command: Sequence[str], tables: Mapping[str, Sequence[Row]]) -> None:
+    """Print the tables, and write them as {path}.md and {path}.json with the machine and the command beside them."""
+    where = machine(device)
+    head = f"{', '.join(f'{key} {value}' for key, value in where.items())}; `{' '.join(command)}`"
+    text = "\n\n".join([head, *(f"**{title}**\n\n{markdown(rows)}" for title, rows in tables.items())]) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".json").write_text(
+        json.dumps({"machine": where, "command": list(command), "tables": tables}, indent=1) + "\n"
+    )
+    print(text)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _processor() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {cores} cores"
