@@ -20,8 +20,9 @@ demo: .venv/runtime
 	@echo "  $(EXP)/image_samples/sequence.png       the predicted digit along 8 chains"
 	@echo "  $(EXP)/image_samples/interpolation.png  a path from one digit to another"
 
+# A process a core, one thread each: threads of two networks at once would wait for one another.
 test: .venv/dev
-	.venv/bin/python -m pytest -q --durations=15
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: .venv/dev
 	.venv/bin/ruff check .
