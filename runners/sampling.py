@@ -47,7 +47,7 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
         mine = set(batches[distributed.rank() :: distributed.world_size()])
         todo = [i for i in todo if i // batch_size in mine]
         with progress_bar(len(todo), unit="image", desc="images") as bar:
-            for i, image in job.diffusion.sample(todo, job.sampling, batch_size):
+            for i, image in job.diffusion.images(todo, job.sampling, batch_size):
                 images.write_png(job.folder / names[i], image)
                 bar.update()
         shown = names[:SHEET_IMAGES]

@@ -1,0 +1,100 @@
+"""Downloads: each file verified before it gets its final name, retried, and a sentence where it can't be had."""
+
+import logging
+import re
+from pathlib import Path
+
+import gdown
+import gdown.exceptions
+import pooch
+import requests
+from huggingface_hub import errors, snapshot_download
+
+from functions import files
+from functions.weights import diffusers, load_checkpoint
+from functions.weights.pretrained import HUB, Published
+
+RETRIES = 3
+CONFIGS = ["model_index.json", "config.json", "unet/config.json", "scheduler_config.json", "scheduler/scheduler_config.json"]
+
+
+def published(weights: Published) -> Path:
+    """The file in the cache; a corrupt one is moved aside and fetched again.
+
+    Raises ValueError, with address, hash and place, where the network or the server does not give it.
+    """
+    path = weights.path
+    if path.exists():
+        why = _why_corrupt(path, weights.md5)
+        if why is None:
+            return path
+        [(_, aside)] = files.move_aside(path)
+        logging.warning(f"{path} {why} and was moved to {aside}")
+    logging.info(f"downloading {weights.name} from {weights.url} to {path}")
+    store = pooch.create(
+        path=path.parent,
+        base_url="",
+        registry={path.name: weights.md5 and f"md5:{weights.md5}"},
+        urls={path.name: weights.url},
+        retry_if_failed=RETRIES,
+    )
+    downloader = pooch.HTTPDownloader(progressbar=True) if weights.md5 else _google_drive
+    try:
+        store.fetch(path.name, downloader=downloader)
+    except (requests.RequestException, ValueError) as error:
+        raise ValueError(
+            f"{weights.name} could not be downloaded ({_in_short(error)}): fetch {weights.url} by hand to {path}; "
+            f"{weights.expected}"
+        ) from None
+    if weights.md5 is None:
+        logging.warning(f"{path} is not verified: no hash was published for it; it is whole, and a checkpoint")
+    return path
+
+
+def hub(repository: str, only_config: bool = False) -> Path:
+    """The cached snapshot of a diffusers folder on the Hugging Face Hub, with the files that are read here and no others.
+
+    Raises ValueError where the Hub does not give it.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"{HUB}{repository} names no repository; it must be like {HUB}google/ddpm-cifar10-32")
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=CONFIGS))
+        for name in () if only_config else (diffusers.SAFETENSORS, diffusers.BIN):
+            folder = Path(snapshot_download(repository, allow_patterns=[*CONFIGS, name, f"unet/{name}"]))
+            if diffusers.weights_file(folder) is not None:
+                break
+    except (errors.HTTPError, errors.EntryNotFoundError, errors.FileMetadataError) as error:
+        raise ValueError(
+            f"{HUB}{repository} could not be downloaded ({_in_short(error)}): a local copy of the folder serves as --ckpt too"
+        ) from None
+    return folder
+
+
+def _why_corrupt(path: Path, md5: str | None) -> str | None:
+    """None for a sound file. Without a published hash, one that loads is sound."""
+    if md5 is not None:
+        return None if files.md5(path) == md5 else "does not have the published md5"
+    try:
+        load_checkpoint(path)
+    except ValueError:
+        return "is damaged"
+    return None
+
+
+def _google_drive(url: str, output_file: str, _: pooch.Pooch) -> None:
+    """pooch's downloader for a large file on Google Drive, which shows a page about viruses first.
+
+    Without a hash, only loading the file tells it from such a page.
+    """
+    try:
+        gdown.download(url, output_file, use_cookies=False)
+    except gdown.exceptions.DownloadError as error:
+        raise ValueError(_in_short(error)) from None
+    load_checkpoint(Path(output_file))
+
+
+def _in_short(error: Exception) -> str:
+    """The first line of a library's message, which may be a page."""
+    first = (str(error).splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
