@@ -87,6 +87,7 @@ def has_content(folder: Path) -> bool:
     return False
 
 
-def md5(path: Path) -> str:
+def digest(path: Path, algorithm: str) -> str:
+    """The hash of a file, as hexadecimal digits; `algorithm` as hashlib names it."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()

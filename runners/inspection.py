@@ -53,7 +53,7 @@ def _origin(path: Path) -> dict[str, str]:
     """Whose weights a file is, where its md5 is a published one."""
     if path.is_dir():
         return {}
-    md5 = files.md5(path)
+    md5 = files.digest(path, "md5")
     names = [weights.name for weights in pretrained.PUBLISHED.values() if weights.md5 == md5]
     return {"md5": md5 + (f", that of the published {names[0]}" if names else "")}
 

@@ -13,11 +13,14 @@ from PIL import Image
 from functions import devices
 
 
-def torchrun(*arguments, code=0) -> subprocess.CompletedProcess:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), MAIN]
+        return s.getsockname()[1]
+
+
+def torchrun(*arguments, code=0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), MAIN]
     process = subprocess.run(
         [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
     )

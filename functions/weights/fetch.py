@@ -2,6 +2,7 @@
 
 import logging
 import re
+import traceback
 from pathlib import Path
 
 import gdown
@@ -42,6 +43,7 @@ def published(weights: Published) -> Path:
     try:
         store.fetch(path.name, downloader=downloader)
     except (requests.RequestException, ValueError) as error:
+        traceback.clear_frames(error.__traceback__)  # ends the progress bar that they hold, which would tear the sentence
         raise ValueError(
             f"{weights.name} could not be downloaded ({_in_short(error)}): fetch {weights.url} by hand to {path}; "
             f"{weights.expected}"
@@ -58,11 +60,18 @@ def hub(repository: str, only_config: bool = False) -> Path:
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"{HUB}{repository} names no repository; it must be like {HUB}google/ddpm-cifar10-32")
+    for library in ("httpx", "httpx2"):  # which of them depends on the version; each would log every request
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=CONFIGS))
-        for name in () if only_config else (diffusers.SAFETENSORS, diffusers.BIN):
-            folder = Path(snapshot_download(repository, allow_patterns=[*CONFIGS, name, f"unet/{name}"]))
-            if diffusers.weights_file(folder) is not None:
+        if only_config:
+            return Path(snapshot_download(repository, allow_patterns=CONFIGS))
+        for name in (diffusers.SAFETENSORS, diffusers.BIN):
+            patterns = [*CONFIGS, name, f"unet/{name}"]
+            folder = Path(snapshot_download(repository, allow_patterns=patterns))
+            weights = diffusers.weights_file(folder)
+            if weights is not None:
+                if _moved_if_corrupt(weights.resolve()):
+                    snapshot_download(repository, allow_patterns=patterns)
                 break
     except (errors.HTTPError, errors.EntryNotFoundError, errors.FileMetadataError) as error:
         raise ValueError(
@@ -71,10 +80,19 @@ def hub(repository: str, only_config: bool = False) -> Path:
     return folder
 
 
+def _moved_if_corrupt(blob: Path) -> bool:
+    """Whether a file of the Hub's cache, which is named by its SHA-256 where it is large, was not what its name says."""
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name) or files.digest(blob, "sha256") == blob.name:
+        return False
+    [(_, aside)] = files.move_aside(blob)
+    logging.warning(f"{blob} does not have the SHA-256 of its name and was moved to {aside}")
+    return True
+
+
 def _why_corrupt(path: Path, md5: str | None) -> str | None:
     """None for a sound file. Without a published hash, one that loads is sound."""
     if md5 is not None:
-        return None if files.md5(path) == md5 else "does not have the published md5"
+        return None if files.digest(path, "md5") == md5 else "does not have the published md5"
     try:
         load_checkpoint(path)
     except ValueError:
