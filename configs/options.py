@@ -195,6 +195,9 @@ def _check_values(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
     if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
         raise ValueError(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
+    for flag in ("export", "inspect"):
+        if getattr(arguments, flag) == "":
+            raise ValueError(f"--{flag} is ''; it must be a path")
     for flag in ("doc", "image_folder"):
         name = getattr(arguments, flag)
         if name is not None and Path(name).name in ("", ".."):

@@ -54,7 +54,7 @@ def pipeline(folder, unet=None, **scheduler):
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory):
     """For reading only."""
-    return pipeline(tmp_path_factory.mktemp("pipe") / "pipe")
+    return pipeline(tmp_path_factory.mktemp("pipe") / "pipe", variance_type="fixed_large")
 
 
 def edit(path, **changes):
@@ -112,6 +112,7 @@ def test_the_steps_are_ddim_schedulers_through_the_exported_folder(tmp_path):
         assert (exported.scheduler.config.trained_betas is None) == (schedule == "linear")
         ours = alphas_cumprod(betas(load_config(str(config)).diffusion))[1:]
         torch.testing.assert_close(exported.scheduler.alphas_cumprod, ours)
+        assert exported.scheduler.final_alpha_cumprod == 1
         for S in (10, 50):
             exported.scheduler.set_timesteps(S)
             x = initial_noise(1234, range(2), (3, 8, 8))
@@ -214,6 +215,14 @@ def test_diffusers_schedules_are_read(tmp_path, theirs, ours):
     assert config.diffusion.beta_schedule == ours
     expected = reference.DDPMScheduler.from_pretrained(tmp_path / "p" / "scheduler").alphas_cumprod
     torch.testing.assert_close(alphas_cumprod(betas(config.diffusion))[1:], expected, rtol=1e-4, atol=0)
+
+
+def test_a_key_that_diffusers_ignores_is_ignored_and_named(tmp_path, pipe):
+    folder = shutil.copytree(pipe, tmp_path / "p")
+    edit(folder / "unet" / "config.json", num_head_channels=7)
+    assert "num_head_channels" in main("--inspect", folder).stderr and "ignored" not in main("--inspect", pipe).stderr
+    assert diffusers_config.read(folder) == diffusers_config.read(pipe)
+    assert diffusers_config.read(pipe).model.var_type == "fixedlarge"
 
 
 def test_attention_as_wide_as_its_channels_has_one_head(tmp_path):
@@ -410,6 +419,8 @@ def test_an_export_that_cannot_be_is_refused_and_writes_nothing(tmp_path, run):
     own = yaml.safe_load(run.config.read_text())
     base = ("--config", run.config, "--ckpt", run.ckpt)
     cases = [
+        ((*base, "--export", ""), ["--export is ''"]),
+        (("--inspect", ""), ["--inspect is ''"]),
         ((*base, "--export", tmp_path / "there"), ["is there already", "nothing is overwritten"]),
         ((*base, "--export", tmp_path / "there.pth"), ["is there already"]),
         ((*base, "--export", tmp_path / "new.ckpt"), ["new.ckpt", ".pth", ".safetensors"]),

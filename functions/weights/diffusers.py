@@ -45,6 +45,8 @@ def load(folder: Path) -> tuple[str, Checkpoint]:
     model = diffusers_config.read(folder).model
     if diffusers_config.scheduler_file(folder) is None:
         logging.info(f"{folder} has no scheduler_config.json: the schedule is taken to be DDPM's, linear from 1e-4 to 0.02")
+    if unknown := diffusers_config.unknown_keys(folder):
+        logging.warning(f"{folder}: config.json has {', '.join(unknown)}, which UNet2DModel is not known to use: ignored")
     path = weights_file(folder)
     if path is None:
         raise ValueError(f"{diffusers_config.unet_folder(folder)} holds no weights: neither {SAFETENSORS} nor {BIN}")

@@ -39,6 +39,12 @@ _NETWORK: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "time_embedding_type": ("positional", ("positional",)),
     "upsample_type": ("conv", ("conv",)),
 }
+# What else is read of it, or decides nothing.
+_ALSO_READ = {
+    "_class_name", "_diffusers_version", "_name_or_path", "sample_size", "in_channels", "out_channels", "block_out_channels",
+    "layers_per_block", "down_block_types", "up_block_types", "attention_head_dim", "dropout", "time_embedding_dim",
+    "num_train_timesteps",
+}  # fmt: skip
 _SCHEDULER: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "prediction_type": ("epsilon", ("epsilon",)),
     "rescale_betas_zero_snr": (False, (False,)),
@@ -87,6 +93,11 @@ def read(folder: Path) -> Config:
     tree["data"] |= {"dataset": "FOLDER", "image_size": sample_size, "channels": network["in_channels"]}
     tree["model"] |= {**network, "var_type": var_type}
     return config_from({**tree, "diffusion": diffusion}, str(folder))
+
+
+def unknown_keys(folder: Path) -> list[str]:
+    """Keys of the network's config.json that neither its class nor this program knows: diffusers ignores them too."""
+    return sorted(_json(unet_folder(folder) / "config.json").keys() - _NETWORK.keys() - _ALSO_READ)
 
 
 def check(folder: Path, config: Config) -> None:

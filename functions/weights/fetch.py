@@ -25,12 +25,18 @@ def published(weights: Published) -> Path:
     Raises ValueError, with address, hash and place, where the network or the server does not give it.
     """
     path = weights.path
-    if path.exists():
-        why = _why_corrupt(path, weights.md5)
-        if why is None:
-            return path
+    why = _why_corrupt(path, weights.md5) if path.exists() else None
+    if why is not None:
         [(_, aside)] = files.move_aside(path)
         logging.warning(f"{path} {why} and was moved to {aside}")
+    if not path.exists():
+        _download(weights, path)
+    if weights.md5 is None:
+        logging.warning(f"{path} is not verified, for no hash was published with it; it is whole, and a checkpoint")
+    return path
+
+
+def _download(weights: Published, path: Path) -> None:
     logging.info(f"downloading {weights.name} from {weights.url} to {path}")
     store = pooch.create(
         path=path.parent,
@@ -48,9 +54,6 @@ def published(weights: Published) -> Path:
             f"{weights.name} could not be downloaded ({_in_short(error)}): fetch {weights.url} by hand to {path}; "
             f"{weights.expected}"
         ) from None
-    if weights.md5 is None:
-        logging.warning(f"{path} is not verified: no hash was published for it; it is whole, and a checkpoint")
-    return path
 
 
 def hub(repository: str, only_config: bool = False) -> Path:
