@@ -177,13 +177,14 @@ def test_what_never_arrives_is_told_in_a_sentence(server, published, small, tmp_
         assert server.gets("/w") == 4
 
 
-def test_without_a_network_it_says_what_to_fetch_by_hand(tmp_path):
-    """A fresh process, with the real address and a proxy that is not there: proxies are honoured."""
+def test_without_a_network_it_says_what_to_fetch_by_hand(tmp_path, monkeypatch):
+    """With the real address and a proxy that is not there."""
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda _: None)
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     command = ("--config", "cifar10.yml", "--exp", tmp_path, "--use_pretrained", "--sample", "--fid")
     place = f"{tmp_path}/cache/diffusion_models_converted/ema_diffusion_cifar10_model/model-790000.ckpt"
     said = ("ProxyError", "heibox.uni-heidelberg.de/f/2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3", place)
-    refuses(*command, says=said, env=env, tree=tmp_path / "image_samples", fresh=True)
+    refuses(*command, says=said, env=env, tree=tmp_path / "image_samples")
 
 
 def test_a_proxy_is_used(server, published, small, monkeypatch):

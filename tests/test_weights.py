@@ -138,7 +138,7 @@ def test_every_format_gives_back_the_same_bits(tmp_path, run):
     own = load_checkpoint(run.ckpt)
     config = ("--config", run.config)
     main(*config, "--ckpt", run.ckpt, "--export", tmp_path / "a.pth", fresh=True)
-    main(*config, "--ckpt", tmp_path / "a.pth", "--export", tmp_path / "b", fresh=True)
+    main(*config, "--ckpt", tmp_path / "a.pth", "--export", tmp_path / "b")
     main("--ckpt", tmp_path / "b", "--export", tmp_path / "c.safetensors")
     main(*config, "--ckpt", tmp_path / "c.safetensors", "--export", tmp_path / "d.pth")
     main(*config, "--ckpt", run.ckpt, "--weights", "raw", "--export", tmp_path / "e")

@@ -186,7 +186,7 @@ def _read_network(path: Path) -> tuple[dict[str, Any], int]:
         raise ValueError(f"{path}: _class_name is {content.get('_class_name')!r}; it must be UNet2DModel")
     _check_keys(path, content, _NETWORK, "this program's network")
     size, widths = content.get("sample_size"), content.get("block_out_channels", [224, 448, 672, 896])
-    if isinstance(size, list) and len(set(size)) == 1:
+    if isinstance(size, list) and size and all(side == size[0] for side in size):
         size = size[0]
     if not isinstance(size, int):
         raise ValueError(f"{path}: sample_size is {size!r}; it must be the width of a square image")
@@ -265,7 +265,8 @@ def _read_schedule(folder: Path) -> tuple[dict[str, Any], str]:
 def _schedule_of(path: Path, trained: Any, schedule: dict[str, Any]) -> dict[str, Any]:
     """The one of our schedules whose β are `trained`, with the file's own beta_start and beta_end or the list's ends."""
     T = schedule["num_diffusion_timesteps"]
-    if not isinstance(trained, list) or len(trained) != T or not all(isinstance(beta, int | float) for beta in trained):
+    numbers = isinstance(trained, list) and bool(trained) and all(isinstance(beta, int | float) for beta in trained)
+    if not numbers or len(trained) != T:
         raise ValueError(f"{path}: trained_betas must be a list of as many numbers as num_train_timesteps, which is {T}")
     for start, end in ((schedule["beta_start"], schedule["beta_end"]), (trained[0], trained[-1])):
         for name in get_args(get_type_hints(DiffusionConfig)["beta_schedule"]):
