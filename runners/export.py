@@ -13,7 +13,7 @@ from functions import distributed
 from functions.noise import initial_noise
 from functions.weights import check_fit, diffusers, diffusers_config, load_checkpoint, load_into, storage, upstream
 from functions.weights.checkpoint import Checkpoint
-from runners.diffusion import Diffusion, build_unet
+from runners.diffusion import build_unet
 from runners.load import load_named
 from runners.state import build_optimizer
 
@@ -68,11 +68,11 @@ def _for_upstream(checkpoint: Checkpoint, config: Config) -> Checkpoint:
 @torch.no_grad()
 def _difference(config: Config, device: torch.device, a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """The largest difference of the two networks' ε for one image of noise, halfway along the schedule."""
-    diffusion = Diffusion(config, device)
-    x = initial_noise(0, [0], diffusion.image_shape).to(device)
+    model, data = build_unet(config).to(device).eval(), config.data
+    x = initial_noise(0, [0], (data.channels, data.image_size, data.image_size)).to(device)
     t = torch.tensor([config.diffusion.num_diffusion_timesteps // 2], device=device)
     outputs = []
     for weights in (a, b):
-        load_into(diffusion.model, weights, "what was written")
-        outputs.append(diffusion.model(x, t))
+        load_into(model, weights, "what was written")
+        outputs.append(model(x, t))
     return (outputs[0] - outputs[1]).abs().max().item()
