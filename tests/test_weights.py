@@ -455,6 +455,14 @@ def test_an_export_that_fails_leaves_no_half_folder(tmp_path, run, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_that_came_out_wrong_is_told_by_its_forward_pass(tmp_path, run, monkeypatch):
+    right = storage.save_safetensors
+    wrong = lambda path, weights: right(path, {name: 2 * value for name, value in weights.items()})  # noqa: E731
+    monkeypatch.setattr(storage, "save_safetensors", wrong)
+    said = main("--config", run.config, "--ckpt", run.ckpt, "--export", tmp_path / "w.safetensors").stdout
+    assert float(re.search(r"differs by at most (\S+)", said)[1]) > 0.01
+
+
 def test_inspect_tells_what_each_format_holds(tmp_path, run):
     own = load_checkpoint(run.ckpt)
     difference = max((own.model[name] - own.ema[name]).abs().max().item() for name in own.ema)
