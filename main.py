@@ -1,9 +1,10 @@
 """The command line of DDIM: train, sample, interpolate. `python main.py --help`."""
 
+import argparse
 import sys
 import traceback
 
-from configs import load_config
+from configs import Config, load_config
 from configs.options import complete, parse
 
 INTERRUPTED = "interrupted; what was written is whole: images continue with the same command, training with --resume_training"
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> int:
     try:
         arguments = parse(argv)
         debug = arguments.verbose == "debug"
-        config = load_config(arguments.config)
+        config = _config(arguments)
         options = complete(arguments, config)
 
         # Not before the command is known to be sound: this imports torch, which takes seconds.
@@ -32,6 +33,17 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, 130, False)
     return 0
+
+
+def _config(arguments: argparse.Namespace) -> Config | None:
+    """The config that was named, or else the one that comes with the checkpoint; --inspect needs none."""
+    if arguments.config is not None:
+        return load_config(arguments.config)
+    if arguments.inspect is not None:
+        return None
+    from functions.weights.pretrained import own_config  # imports torch, to read what may be a folder of another program
+
+    return own_config(arguments.ckpt)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:

@@ -131,14 +131,19 @@ def load_config(name: str) -> Config:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except (OSError, ValueError) as error:  # not text, or a date that is none
         raise ValueError(f"{path} cannot be read: {error}") from None
+    return config_from(tree, str(path))
+
+
+def config_from(tree: Any, source: str) -> Config:
+    """Check a config that is plain values already. Raises ValueError, naming `source` and the dotted key, as `load_config`."""
     if not isinstance(tree, Mapping):
         what = "empty" if tree is None else f"a {type(tree).__name__}"
-        raise ValueError(f"{path} is {what}; a config is a mapping with the sections {', '.join(_names(Config))}")
+        raise ValueError(f"{source} is {what}; a config is a mapping with the sections {', '.join(_names(Config))}")
     try:
         config = _build(Config, tree, "")
         _check_together(config)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{source}: {error}") from None
     return config
 
 

@@ -23,9 +23,11 @@ examples:
   paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
   x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
   bits per dimension    main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
+  weights for diffusers main.py --config cifar10.yml --exp E --doc D --export folder
+  what a file holds     main.py --inspect ckpt.pth
 """
 
-Mode = Literal["train", "test", "fid", "interpolation", "sequence"]
+Mode = Literal["train", "test", "export", "inspect", "fid", "interpolation", "sequence"]
 SAMPLE_MODES = ("fid", "interpolation", "sequence")
 
 
@@ -33,7 +35,7 @@ SAMPLE_MODES = ("fid", "interpolation", "sequence")
 class Options:
     """What the user asked of one run, with every default filled in."""
 
-    config: str
+    config: str  # the checkpoint's name where its own config serves
     exp: str
     doc: str  # "" where the run's folder is not used
     comment: str
@@ -47,6 +49,8 @@ class Options:
     data: str | None
     resume_training: Literal["auto", "always"] | None
     mode: Mode
+    export: str | None
+    inspect: str | None
     ckpt: str | None
     use_pretrained: bool
     weights: Literal["ema", "raw"] | None
@@ -85,11 +89,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def complete(arguments: argparse.Namespace, config: Config) -> Options:
-    """The arguments with their defaults. Raises ValueError where they and the config do not fit."""
-    total = config.diffusion.num_diffusion_timesteps
+def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
+    """The arguments with their defaults; only --inspect does without a config.
+
+    Raises ValueError where they and the config do not fit.
+    """
+    total = config.diffusion.num_diffusion_timesteps if config else DEFAULT_TIMESTEPS
     values = vars(arguments) | {
-        "mode": next((mode for mode in ("test", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
+        "config": arguments.config or arguments.ckpt or "",
+        "mode": next((mode for mode in ("test", "export", "inspect", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
         "doc": arguments.doc or "",
         "seed": DEFAULT_SEED if arguments.seed is None else arguments.seed,
         "seed_given": arguments.seed is not None,
@@ -103,17 +111,20 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
     if options.timesteps > total:
         raise ValueError(f"--timesteps is {options.timesteps}; {options.config} has {total} timesteps, so at most {total}")
-    if options.mode == "train" and config.model.type == "bayesian":
-        raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
-    if options.mode == "test" and config.data.logit_transform:
-        raise ValueError(
-            "data.logit_transform is on, so 8-bit levels are not evenly spaced for the model: --test has no bits/dim"
-        )
+    if config is not None:
+        _check_task(options.mode, config)
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
         for path in (folder, *folder.parents):
             if path.is_file():
                 raise ValueError(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
     return options
+
+
+def _check_task(mode: Mode, config: Config) -> None:
+    if mode == "train" and config.model.type == "bayesian":
+        raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
+    if mode == "test" and config.data.logit_transform:
+        raise ValueError("data.logit_transform is on, so 8-bit levels are unevenly spaced for the model: --test has no bits/dim")
 
 
 def flags() -> list[str]:
@@ -135,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("every task").add_argument
-    add("--config", required=True, metavar="FILE", help="a name under configs/ or a path")
+    add("--config", metavar="FILE", help="a name under configs/ or a path (default: the one that comes with --ckpt)")
     add("--exp", default="exp", metavar="DIR", help="where logs, images and data sets lie (default: exp)")
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
     add("--seed", type=_seed, metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
@@ -160,10 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--interpolation", action="store_true", help="11 images between two latents: {i}.png")
     add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
     add("--test", action="store_true", help="bits per dimension and the training loss on the test split")
+    add("--export", metavar="PATH", help="write the weights as FILE.pth (upstream's), FILE.safetensors, or a diffusers folder")
+    add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
 
-    add = parser.add_argument_group("weights, for --sample and --test").add_argument
-    add("--ckpt", metavar="PATH", help="a checkpoint file (default: the run's ckpt.pth, or sampling.ckpt_id)")
-    add("--use_pretrained", action="store_true", help="the published DDPM weights of the config's data set")
+    add = parser.add_argument_group("weights, for --sample, --test and --export").add_argument
+    add("--ckpt", metavar="PATH", help="a checkpoint file, a diffusers folder, hf://owner/name, or a published name such as "
+        "ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id)")  # fmt: skip
+    add("--use_pretrained", action="store_true", help="the published EMA weights of the config's data set")
     add("--weights", choices=["ema", "raw"], help="which of a checkpoint's weights (default: ema where it has them)")
 
     add = parser.add_argument_group("sampling").add_argument
@@ -209,6 +223,9 @@ def _check_values(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
     if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
         raise ValueError(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
+    for flag in ("export", "inspect"):
+        if getattr(arguments, flag) == "":
+            raise ValueError(f"--{flag} is ''; it must be a path")
     for flag in ("doc", "image_folder"):
         name = getattr(arguments, flag)
         if name is not None and Path(name).name in ("", ".."):
@@ -222,16 +239,16 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
     if modes and not arguments.sample:
         raise ValueError(f"{modes[0]} goes with --sample")
-    tasks = [flag for flag, given in (("--sample", arguments.sample), ("--test", arguments.test),
-                                      ("--resume_training", arguments.resume_training)) if given]  # fmt: skip
+    tasks = [f"--{task}" for task in ("sample", "test", "export", "inspect", "resume_training") if getattr(arguments, task)]
     if len(tasks) > 1:
         raise ValueError(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
     if arguments.ckpt is not None and arguments.use_pretrained:
         raise ValueError("--ckpt and --use_pretrained both name the weights; give one of them")
+    loads = arguments.sample or arguments.test or arguments.export is not None
     needs = {
-        "ckpt": ("--sample or --test", arguments.sample or arguments.test),
-        "use_pretrained": ("--sample or --test", arguments.sample or arguments.test),
-        "weights": ("--sample or --test", arguments.sample or arguments.test),
+        "ckpt": ("--sample, --test or --export", loads),
+        "use_pretrained": ("--sample, --test or --export", loads),
+        "weights": ("--sample, --test or --export", loads),
         "num_samples": ("--sample --fid or --test", arguments.fid or arguments.test),
         "batch_size": ("--sample --fid or --test", arguments.fid or arguments.test),
         "reference": ("--test", arguments.test),
@@ -239,6 +256,21 @@ def _check_combination(arguments: argparse.Namespace) -> None:
     for flag, (needed, there) in needs.items():
         if getattr(arguments, flag) and not there:
             raise ValueError(f"--{flag} goes with {needed}")
+    if arguments.export is not None:
+        _check_export(Path(arguments.export), arguments.weights)
+    if arguments.inspect is not None:
+        return
+    if arguments.config is None and arguments.ckpt is None:
+        raise ValueError("--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own")
     if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained:
-        instead = ", or the weights by --ckpt or --use_pretrained" if arguments.sample or arguments.test else ""
+        instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
         raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")
+
+
+def _check_export(path: Path, weights: str | None) -> None:
+    if path.suffix in (".ckpt", ".pt", ".bin"):
+        raise ValueError(f"--export {path}: a file is .pth, upstream's, or .safetensors; any other name is a diffusers folder's")
+    if path.suffix == ".pth" and weights is not None:
+        raise ValueError(f"--export {path} takes no --weights: upstream's format holds both")
+    if path.exists() or not path.name:
+        raise ValueError(f"--export {path} is there already, and nothing is overwritten; name another")

@@ -29,6 +29,19 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it appears under `path` when the block ends without an error. As `atomic` otherwise."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -74,6 +87,7 @@ def has_content(folder: Path) -> bool:
     return False
 
 
-def md5(path: Path) -> str:
+def digest(path: Path, algorithm: str) -> str:
+    """The hash of a file, as hexadecimal digits; `algorithm` as hashlib names it."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()

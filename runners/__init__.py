@@ -8,8 +8,8 @@ from functions import acceleration, devices, distributed
 from functions.progress import quiet_ranks, start_logging
 
 
-def run(options: Options, config: Config) -> None:
-    """Do what the options ask.
+def run(options: Options, config: Config | None) -> None:
+    """Do what the options ask; only "inspect" does without a config.
 
     Raises ValueError for the user's mistakes; OSError, MemoryError and FloatingPointError for what else can fail.
     """
@@ -25,13 +25,20 @@ def run(options: Options, config: Config) -> None:
             raise MemoryError(f"{device} has too little memory; a smaller batch needs less ({error})") from error
 
 
-def _do_task(options: Options, config: Config, device: torch.device) -> None:
+def _do_task(options: Options, config: Config | None, device: torch.device) -> None:
     # Imported when needed, for a task's own libraries take seconds to load.
+    if options.mode == "inspect":
+        from runners.inspection import inspect
+
+        return inspect(options, config)
+    assert config is not None
     match options.mode:
         case "train":
             from runners.training import train as task
         case "test":
             from runners.evaluation import test as task
+        case "export":
+            from runners.export import export as task
         case "fid":
             from runners.sampling import fid as task
         case "interpolation":

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from configs import Config
+from configs.options import DEFAULT_SEED
 from datasets.scaling import from_model_range
-from functions import acceleration, weights
+from functions import acceleration, devices, weights
 from functions.background import pinned, prefetch, to_host
 from functions.denoising import Step, ddpm_noisy, generalized, last
 from functions.images import to_uint8
 from functions.noise import initial_noise, step_noise
 from functions.schedules import alphas_cumprod, betas, select_timesteps
+from functions.weights import pretrained
 from functions.weights.checkpoint import Checkpoint
 from models.fused import fuse, refresh
 from models.unet import UNet
@@ -40,6 +42,21 @@ class Diffusion:
         self.network: acceleration.Network | UNet = self.model  # what denoises
         self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))
 
+    @classmethod
+    def from_pretrained(
+        cls, ckpt: str, config: Config | None = None, *, device: str | None = None, which: str | None = None
+    ) -> "Diffusion":
+        """The network of anything that --ckpt takes: a path, a diffusers folder, hf://owner/name, or a published name.
+
+        config: where none comes with it. device: the best there is. which: "ema" or "raw", ema where there is one.
+        Raises ValueError where it can't be had or does not fit.
+        """
+        config = config or pretrained.own_config(ckpt)
+        path = pretrained.locate(ckpt)
+        diffusion = cls(config, devices.choose_device(device))
+        diffusion.load(weights.load_for(config, path), which, str(path))
+        return diffusion
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         data = self.config.data
@@ -50,14 +67,11 @@ class Diffusion:
 
         Raises ValueError where they are not there or do not fit the config; `source` names the file in it.
         """
-        if which == "ema" and checkpoint.ema is None:
-            raise ValueError(f"{source} has no EMA weights; --weights raw takes the ones it has")
-        bare = checkpoint.ema is None and checkpoint.optimizer is None
-        taken = checkpoint.model if which == "raw" or checkpoint.ema is None else checkpoint.ema
-        weights.load_into(self.model, taken, source)
+        chosen, kind = checkpoint.select(which, source)
+        weights.load_into(self.model, chosen, source)
         if isinstance(self.network, acceleration.Network) and self.network.model is not self.model:
             refresh(self.network.model, self.model)
-        return "bare" if bare else "raw" if taken is checkpoint.model else "ema"
+        return kind
 
     def accelerate(self, precision: str) -> None:
         """Evaluate by a copy made for speed from now on, in `precision`; it follows what `load` takes, not training."""
@@ -99,10 +113,36 @@ class Diffusion:
             return ddpm_noisy(*arguments, randn_like=randn_like)
         return generalized(*arguments, eta=sampling.eta, randn_like=randn_like)
 
-    def sample(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[int, Tensor]]:
-        """Each of the images `indices` as (index, uint8 (c, h, w) on the CPU), in ascending order."""
-        for made, images in self.sample_batches(indices, sampling, batch_size):
-            yield from zip(made, images.cpu(), strict=True)
+    def sample(
+        self,
+        n: int | Iterable[int],
+        *,
+        timesteps: int = 50,
+        eta: float = 0.0,
+        seed: int = DEFAULT_SEED,
+        skip_type: str = "uniform",
+        sample_type: str = "generalized",
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """n images, or those of the given indices: (index, uint8 (c, h, w)), the same that --sample --fid writes.
+
+        batch_size: the config's, or fewer where fewer are asked. Raises ValueError for values that the flags refuse.
+        """
+        T = len(self.alphas_cumprod) - 1
+        for name, value, right, what in (
+            ("timesteps", timesteps, 1 <= timesteps <= T, f"from 1 to {T}"),
+            ("eta", eta, 0 <= eta <= 1, "from 0 to 1"),
+            ("seed", seed, 0 <= seed < 2**32, f"from 0 to {2**32 - 1}"),
+            ("skip_type", skip_type, skip_type in ("uniform", "quad"), "uniform or quad"),
+            ("sample_type", sample_type, sample_type in ("generalized", "ddpm_noisy"), "generalized or ddpm_noisy"),
+        ):
+            if not right:
+                raise ValueError(f"{name} is {value!r}; it must be {what}")
+        indices = list(range(n) if isinstance(n, int) else n)
+        batch_size = batch_size or min(self.config.sampling.batch_size, max(indices, default=0) + 1)
+        sampling = Sampling(self.timesteps(skip_type, timesteps), sample_type, eta, seed)
+        batches = self.sample_batches(indices, sampling, batch_size)
+        return (pair for made, images in batches for pair in zip(made, images.cpu(), strict=True))
 
     def sample_batches(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
         """The images `indices`, ascending, some at a time: (indices, uint8 (b, c, h, w) still on the device).

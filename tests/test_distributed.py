@@ -17,11 +17,14 @@ from PIL import Image
 from functions import devices
 
 
-def command_of_two(*arguments) -> list[str]:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), MAIN]
+        return s.getsockname()[1]
+
+
+def command_of_two(*arguments) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), MAIN]
     return [*command, *map(str, arguments)]
 
 

@@ -16,9 +16,7 @@ from PIL import Image
 
 from configs import load_config
 from functions import images
-from functions.files import md5
 from functions.noise import initial_noise, slerp
-from functions.weights import pretrained
 from runners.diffusion import build_unet
 
 
@@ -289,35 +287,6 @@ def test_a_bayesian_network_loads_and_samples(tmp_path):
     torch.save(model.state_dict(), tmp_path / "b.pth")
     command = ("--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "b.pth", "--sample", "--fid", "--num_samples", 3)
     assert "50 steps asked, 50 evaluated, t from 49 to 0" in main(*command).stderr
-
-
-def test_published_weights_are_verified_and_a_corrupt_file_is_moved_aside(tmp_path, monkeypatch):
-    """From the cache of earlier tools; the real files are 140 MB and more, so a small one takes the place of CIFAR10's."""
-    config = small_config(tmp_path / "c.yml", data__dataset="CIFAR10")
-    model = build_unet(load_config(str(config)))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = pretrained.EMA_WEIGHTS["CIFAR10"].path
-    assert str(path) == f"{tmp_path}/cache/diffusion_models_converted/ema_diffusion_cifar10_model/model-790000.ckpt"
-    path.parent.mkdir(parents=True)
-    torch.save(model.state_dict(), path)
-    command = ["--config", str(config), "--exp", str(tmp_path), "--use_pretrained", "--sample", "--fid", "--num_samples", "1"]
-    command += ["--timesteps", "2"]
-
-    offline = {
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    said = ("could not be downloaded", "heibox", "2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3", str(path))
-    refuses(*command, says=said, env=offline, tree=tmp_path / "image_samples")
-    aside = path.with_name("model-790000.ckpt.1")
-    assert aside.exists() and not path.exists()
-
-    aside.rename(path)
-    small = pretrained.Published("cifar10", 790000, "x", md5(path))
-    monkeypatch.setitem(pretrained.EMA_WEIGHTS, "CIFAR10", small)
-    main(*command)
-    assert (tmp_path / "image_samples" / "images" / "0.png").exists()
 
 
 def test_cifar10_with_uniform_steps_mentions_the_papers_spacing(tmp_path):

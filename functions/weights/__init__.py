@@ -1,43 +1,48 @@
 """Weights on disk. This package is the only user of torch.save and torch.load; loading never runs code."""
 
 import hashlib
-import pickle
-import re
-import struct
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from functions.weights import native, upstream
+from configs import Config
+from functions.weights import diffusers, diffusers_config, native, storage, upstream
 from functions.weights.checkpoint import Checkpoint
-
-# What torch.load and its unpickler raise for a file that is not, or no longer, one of its own.
-_UNREADABLE = (
-    RuntimeError, pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError, OverflowError,
-    AssertionError, struct.error,
-)  # fmt: skip
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The program's own checkpoints, upstream's lists, and bare state dicts, by what the file holds.
+    """The program's own checkpoints, upstream's lists, bare state dicts, safetensors and diffusers folders.
 
     Raises ValueError with one sentence for a file that is missing, truncated, of another kind, or holding code.
     """
+    return identify(path)[1]
+
+
+def identify(path: Path) -> tuple[str, Checkpoint]:
+    """The format, in words, and the checkpoint: told by what the file holds, not by its name. Raises as `load_checkpoint`."""
+    if diffusers_config.is_folder(path):
+        return diffusers.load(path)
     if not path.is_file():
         raise ValueError(f"there is no checkpoint at {path}" + (", which is a folder" if path.is_dir() else ""))
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise ValueError(_why_unreadable(path, str(error))) from None
-    for reader in (native, upstream):
-        checkpoint = reader.unpack(content)
-        if checkpoint is not None:
-            return checkpoint
+    content = storage.read(path)
+    if diffusers.has_its_names(content):
+        raise ValueError(f"{path} holds a diffusers network: name its folder, {path.parent}, where config.json describes it")
+    bare = "a safetensors file of bare weights" if storage.is_safetensors(path) else "a bare state dict"
+    if (checkpoint := native.unpack(content)) is not None:
+        return "this program's checkpoint", checkpoint
+    if (checkpoint := upstream.unpack(content)) is not None:
+        return f"upstream's list of {len(content)}" if isinstance(content, list | tuple) else bare, checkpoint
     raise ValueError(
         f"{path} holds a {type(content).__name__}: neither this program's checkpoint, nor upstream's list "
         "[model, optimizer, epoch, step, ema], nor a state dict of tensors"
     )
+
+
+def load_for(config: Config, path: Path) -> Checkpoint:
+    """As `load_checkpoint`; a diffusers folder's own config is held against `config` first."""
+    if diffusers_config.is_folder(path):
+        diffusers_config.check(path, config)
+    return load_checkpoint(path)
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -69,10 +74,3 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(value.shape)} ".encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _why_unreadable(path: Path, message: str) -> str:
-    code = re.search(r"(?:Unsupported (?:global|operand|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)", message)
-    if code:
-        return f"{path} holds code ({code[1]}), where a checkpoint holds tensors and plain values; it was not run"
-    return f"{path} is damaged or not a checkpoint ({message.splitlines()[0][:200] if message else 'it ends early'})"

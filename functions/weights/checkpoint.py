@@ -18,6 +18,17 @@ class Checkpoint:
     images_seen: int = 0  # of this epoch
     seed: int | None = None
 
+    def select(self, which: str | None, source: str) -> tuple[dict[str, Tensor], str]:
+        """The "ema" or "raw" weights (None: ema where there is one), and which they are, or "bare".
+
+        Raises ValueError where they are not there; `source` names the file in it.
+        """
+        if which == "ema" and self.ema is None:
+            raise ValueError(f"{source} has no EMA weights; --weights raw takes the ones it has")
+        if which == "raw" or self.ema is None:
+            return self.model, "bare" if self.optimizer is None else "raw"
+        return self.ema, "ema"
+
 
 def is_weights(value: Any) -> bool:
     """Whether `value` is a non-empty mapping of names to tensors."""

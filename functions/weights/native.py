@@ -4,9 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from functions import files
+from functions.weights import storage
 from functions.weights.checkpoint import Checkpoint, is_weights
 
 FORMAT = "ddim-checkpoint-1"
@@ -14,12 +12,7 @@ FORMAT = "ddim-checkpoint-1"
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file; it appears whole. Raises OSError where the disk does not take it."""
-    content = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
-    with files.atomic(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save({"format": FORMAT, **content}, file)
-        except RuntimeError as error:  # torch's own, raised over the file's
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    storage.save(path, {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}})
 
 
 def unpack(content: Any) -> Checkpoint | None:

@@ -1,65 +1,124 @@
-"""The published DDPM weights: where they lie, what they hash to, and fetching them into the user's cache."""
+"""The weights that others published: their names, where they lie and what they hash to, and which config they are for."""
 
-import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pooch
-import requests
+from configs import Config, DataConfig, load_config, nearest
+from functions import distributed
+from functions.weights import diffusers_config
 
-from configs import DataConfig
-from functions import files
+HUB = "hf://"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One converted file; `heibox` is its id at heibox.uni-heidelberg.de."""
+    """One published checkpoint; `md5` is None where none was published with it."""
 
     name: str
-    step: int
-    heibox: str
-    md5: str
-
-    @property
-    def url(self) -> str:
-        return f"https://heibox.uni-heidelberg.de/f/{self.heibox}/?dl=1"
+    url: str
+    md5: str | None
+    file: str  # within the cache, where earlier tools keep it too
+    config: str  # the shipped config of its network and schedule
+    category: str | None = None  # LSUN's
 
     @property
     def path(self) -> Path:
-        """Where earlier tools keep the file too, so that theirs are found."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cache / "diffusion_models_converted" / f"ema_diffusion_{self.name}_model" / f"model-{self.step}.ckpt"
+        return cache / "diffusion_models_converted" / self.file
+
+    @property
+    def expected(self) -> str:
+        return f"its md5 must be {self.md5}" if self.md5 else "no hash was published for it"
 
 
-EMA_WEIGHTS = {
-    "CIFAR10": Published("cifar10", 790000, "2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3"),
-    "bedroom": Published("lsun_bedroom", 2388000, "b95206528f384185889b", "1921fa46b66a3665e450e42f36c2720f"),
-    "cat": Published("lsun_cat", 1761000, "0701aac3aa69457bbe34", "646f23f4821f2459b8bafc57fd824558"),
-    "church_outdoor": Published("lsun_church", 4432000, "44ccb50ef3c6436db52e", "fdc68a23938c2397caba4a260bc2445f"),
+def _ddpm(name: str, step: int, heibox: str, md5: str, config: str, category: str | None = None) -> Published:
+    """One of DDPM's checkpoints as converted to PyTorch; `heibox` is its id at heibox.uni-heidelberg.de."""
+    folder = f"ema_diffusion_{name.removeprefix('ema_')}_model" if name.startswith("ema_") else f"diffusion_{name}_model"
+    url = f"https://heibox.uni-heidelberg.de/f/{heibox}/?dl=1"
+    return Published(name, url, md5, f"{folder}/model-{step}.ckpt", config, category)
+
+
+_ALL = (
+    _ddpm("cifar10", 790000, "869980b53bf5416c8a28", "82ed3067fd1002f5cf4c339fb80c4669", "cifar10.yml"),
+    _ddpm("ema_cifar10", 790000, "2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3", "cifar10.yml"),
+    _ddpm("lsun_bedroom", 2388000, "f179d4f21ebc4d43bbfe", "f70280ac0e08b8e696f42cb8e948ff1c", "bedroom.yml", "bedroom"),
+    _ddpm("ema_lsun_bedroom", 2388000, "b95206528f384185889b", "1921fa46b66a3665e450e42f36c2720f", "bedroom.yml", "bedroom"),
+    _ddpm("lsun_cat", 1761000, "fac870bd988348eab88e", "bbee0e7c3d7abfb6e2539eaf2fb9987b", "bedroom.yml", "cat"),
+    _ddpm("ema_lsun_cat", 1761000, "0701aac3aa69457bbe34", "646f23f4821f2459b8bafc57fd824558", "bedroom.yml", "cat"),
+    _ddpm("lsun_church", 4432000, "2711a6f712e34b06b9d8", "eb619b8a5ab95ef80f94ce8a5488dae3", "church.yml", "church_outdoor"),
+    _ddpm("ema_lsun_church", 4432000, "44ccb50ef3c6436db52e", "fdc68a23938c2397caba4a260bc2445f", "church.yml", "church_outdoor"),
+    Published(
+        "celeba", "https://drive.google.com/uc?id=1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR", None,
+        "diffusion_celeba_model/ckpt.pth", "celeba.yml",
+    ),
+)  # fmt: skip
+PUBLISHED = {weights.name: weights for weights in _ALL}
+_FOR_DATA = {
+    "CIFAR10": "ema_cifar10",
+    "bedroom": "ema_lsun_bedroom",
+    "cat": "ema_lsun_cat",
+    "church_outdoor": "ema_lsun_church",
+    "CELEBA": "celeba",
 }
 
 
-def published_weights(data: DataConfig) -> Published:
+def for_data(data: DataConfig) -> Published:
     """The EMA weights that were trained on the config's data set. Raises ValueError where none were published."""
     key = data.category if data.dataset == "LSUN" else data.dataset
-    if key not in EMA_WEIGHTS:
-        there = "CIFAR10, and LSUN's bedroom, cat and church_outdoor"
-        raise ValueError(f"no DDPM weights were published for {key}; there are {there}; name your own with --ckpt")
-    return EMA_WEIGHTS[key]
+    if key not in _FOR_DATA:
+        there = "CIFAR10, LSUN's bedroom, cat and church_outdoor, and CELEBA"
+        raise ValueError(f"no weights were published for {key}; there are some for {there}; name your own with --ckpt")
+    weights = PUBLISHED[_FOR_DATA[key]]
+    size = load_config(weights.config).data.image_size
+    if data.image_size != size:
+        raise ValueError(f"data.image_size is {data.image_size}; the weights published for {key} are for {size}")
+    return weights
 
 
-def fetch(weights: Published) -> Path:
-    """The verified file, from the cache or downloaded into it. Raises ValueError where it can't be had."""
-    path = weights.path
-    if path.exists() and files.md5(path) != weights.md5:
-        [(_, aside)] = files.move_aside(path)
-        logging.warning(f"{path} does not have the published md5 and was moved to {aside}")
-    try:
-        pooch.retrieve(weights.url, f"md5:{weights.md5}", fname=path.name, path=path.parent, progressbar=True)
-    except (requests.RequestException, OSError, ValueError) as error:
-        raise ValueError(
-            f"the weights could not be downloaded ({type(error).__name__}): fetch {weights.url} by hand "
-            f"to {path}; its md5 must be {weights.md5}"
-        ) from None
-    return path
+def locate(ckpt: str) -> Path:
+    """The file or folder that `ckpt` means: a path, the name of published weights, or hf://owner/name.
+
+    What has to be downloaded is, by one process for all. Raises ValueError where it can't be had, or for a name that is none.
+    """
+    if Path(ckpt).exists():
+        return Path(ckpt)
+    if ckpt.startswith(HUB):
+        from functions.weights import fetch  # its libraries take a second to import
+
+        with distributed.main_first():
+            return fetch.hub(ckpt.removeprefix(HUB))
+    if ckpt in PUBLISHED:
+        return get(PUBLISHED[ckpt])
+    raise ValueError(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
+
+
+def get(weights: Published) -> Path:
+    """The verified file, from the cache or downloaded into it, by one process for all. Raises ValueError as `locate`."""
+    from functions.weights import fetch
+
+    with distributed.main_first():
+        return fetch.published(weights)
+
+
+def own_config(ckpt: str) -> Config:
+    """The config that comes with a checkpoint: a published one's, a diffusers folder's, or the config.yml beside a file.
+
+    Raises ValueError where there is none.
+    """
+    path = Path(ckpt)
+    if not path.exists() and ckpt in PUBLISHED:
+        config = load_config(PUBLISHED[ckpt].config)
+        return replace(config, data=replace(config.data, category=PUBLISHED[ckpt].category))
+    if not path.exists() and ckpt.startswith(HUB):
+        from functions.weights import fetch
+
+        return diffusers_config.read(fetch.hub(ckpt.removeprefix(HUB), only_config=True))
+    if diffusers_config.is_folder(path):
+        return diffusers_config.read(path)
+    beside = path.with_name("config.yml")
+    if path.is_file() and beside.is_file():
+        return load_config(str(beside))
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
+    raise ValueError(f"--config is missing: {ckpt} does not say which network and schedule it is for")

@@ -20,6 +20,13 @@ def unpack(content: Any) -> Checkpoint | None:
     return Checkpoint(_without_prefix(model), _without_prefix(ema[0]) if ema else None, optimizer, epoch, step)
 
 
+def pack(checkpoint: Checkpoint) -> list[Any]:
+    """Upstream's list: of five, or of four without an EMA, as upstream itself writes it."""
+    model = {f"module.{name}": value for name, value in checkpoint.model.items()}
+    ema = [] if checkpoint.ema is None else [checkpoint.ema]
+    return [model, checkpoint.optimizer, checkpoint.epoch, checkpoint.step, *ema]
+
+
 def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names as the network has them: DataParallel put `module.` in front."""
     return {name.removeprefix("module."): value for name, value in weights.items()}
