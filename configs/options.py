@@ -22,9 +22,10 @@ examples:
   paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
   x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
   loss on test images   main.py --config cifar10.yml --exp E --doc D --test
+  are the data right?   main.py --config cifar10.yml --exp E --preview
 """
 
-Mode = Literal["train", "test", "fid", "interpolation", "sequence"]
+Mode = Literal["train", "test", "preview", "fid", "interpolation", "sequence"]
 SAMPLE_MODES = ("fid", "interpolation", "sequence")
 
 
@@ -84,7 +85,7 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
     """The arguments with their defaults. Raises ValueError where they and the config do not fit."""
     total = config.diffusion.num_diffusion_timesteps
     values = vars(arguments) | {
-        "mode": next((mode for mode in ("test", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
+        "mode": next((mode for mode in ("test", "preview", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
         "doc": arguments.doc or "",
         "seed": DEFAULT_SEED if arguments.seed is None else arguments.seed,
         "seed_given": arguments.seed is not None,
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--interpolation", action="store_true", help="11 images between two latents: {i}.png")
     add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
     add("--test", action="store_true", help="the training loss on the test split")
+    add("--preview", action="store_true", help="64 training images as the model sees them: {image_folder}.preview.png")
 
     add = parser.add_argument_group("weights, for --sample and --test").add_argument
     add("--ckpt", metavar="PATH", help="a checkpoint file (default: the run's ckpt.pth, or sampling.ckpt_id)")
@@ -197,8 +199,7 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
     if modes and not arguments.sample:
         raise ValueError(f"{modes[0]} goes with --sample")
-    tasks = [flag for flag, given in (("--sample", arguments.sample), ("--test", arguments.test),
-                                      ("--resume_training", arguments.resume_training)) if given]  # fmt: skip
+    tasks = [f"--{task}" for task in ("sample", "test", "preview", "resume_training") if getattr(arguments, task)]
     if len(tasks) > 1:
         raise ValueError(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
     if arguments.ckpt is not None and arguments.use_pretrained:
@@ -213,6 +214,6 @@ def _check_combination(arguments: argparse.Namespace) -> None:
     for flag, (needed, there) in needs.items():
         if getattr(arguments, flag) and not there:
             raise ValueError(f"--{flag} goes with {needed}")
-    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained:
+    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained and not arguments.preview:
         instead = ", or the weights by --ckpt or --use_pretrained" if arguments.sample or arguments.test else ""
         raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")

@@ -31,6 +31,8 @@ def _do_task(options: Options, config: Config, device: torch.device) -> None:
             from runners.training import train as task
         case "test":
             from runners.evaluation import test as task
+        case "preview":
+            from runners.preview import preview as task
         case "fid":
             from runners.sampling import fid as task
         case "interpolation":

@@ -4,7 +4,7 @@ import torch
 
 from configs import Config
 from configs.options import Options
-from datasets import Images, dataset_root, get_dataset
+from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, plain_order
 from datasets.scaling import to_model_range
 from functions import distributed
@@ -18,9 +18,10 @@ from runners.load import load_diffusion
 def test(options: Options, config: Config, device: torch.device) -> None:
     """Print the loss of a trained network on the whole test split."""
     with distributed.main_first():
-        dataset = get_dataset(config.data, dataset_root(config.data, options.exp, options.data), train=False)
+        root = dataset_root(config.data, options.exp, options.data)
+        dataset = get_dataset(config.data, root, train=False)
     if dataset is None:
-        raise ValueError(f"{config.data.dataset} has no test split here: folders train/ and test/ would make one")
+        raise ValueError(f"{config.data.dataset} has no test split here: {test_split_would_be(config.data, root)}")
     diffusion, path, which = load_diffusion(options, config, device)
     loss = validation_loss(diffusion, dataset, options.seed)
     if distributed.is_main():

@@ -1,0 +1,54 @@
+"""Reading an LMDB: opened when a process first needs it, and never past the end of its file."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+# One a process: LMDB may not open a file twice, and an environment may not cross a fork.
+_open: dict[str, tuple[int, lmdb.Environment]] = {}
+
+
+def is_lmdb(path: Path) -> bool:
+    """Whether `path` is an LMDB: a folder with a data.mdb, or such a file itself."""
+    return data_file(path).is_file() and (path.is_dir() or path.suffix in (".mdb", ".lmdb"))
+
+
+def data_file(path: Path) -> Path:
+    return path / "data.mdb" if path.is_dir() else path
+
+
+def environment(path: Path) -> lmdb.Environment:
+    """This process's own environment of `path`. Raises ValueError for a file that is no LMDB, or not a whole one."""
+    name = os.path.realpath(path)
+    if name in _open and _open[name][0] == os.getpid():
+        return _open[name][1]
+    return reopen(path)
+
+
+def reopen(path: Path) -> lmdb.Environment:
+    """The same, of the file as it is now."""
+    name = os.path.realpath(path)
+    if name in _open:
+        _open.pop(name)[1].close()  # after a fork, only this process's copy of the parent's
+    with damage_told(path):
+        # Random access gains nothing from readahead; without locks, data on a read-only disk can be read.
+        opened = lmdb.open(name, subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False)
+    needed = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+    there = data_file(path).stat().st_size
+    if there < needed:  # to touch a page past the end would kill the process
+        opened.close()
+        raise ValueError(f"{path} is truncated: its file has {there:,} bytes of {needed:,}; copy or download it again")
+    _open[name] = os.getpid(), opened
+    return opened
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """LMDB's own errors inside the block as a ValueError that names `path`."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise ValueError(f"{path} is damaged, or no LMDB ({error}); copy or download it again") from None
