@@ -2,18 +2,19 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, overload
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from configs import DataConfig
+
+if TYPE_CHECKING:  # what needs no torch is not to wait for it
+    from torch import Tensor
 
 
 class Images(Protocol):
     """n images of (c, h, w), uint8. A Tensor (n, c, h, w) is one, and is read without workers."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> Tensor: ...
+    def __getitem__(self, i: int) -> "Tensor": ...
 
 
 # The folders under {exp}/datasets, as upstream names them where it has them.

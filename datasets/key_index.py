@@ -16,7 +16,7 @@ import lmdb
 import numpy as np
 from filelock import FileLock
 
-from datasets.lmdb_files import damage_told, data_file, reopen
+from datasets.lmdb_files import damage_told, data_file, environment
 
 LENGTH_BYTES = 2  # of a key, before it in its row: LMDB's keys have at most 511 bytes
 
@@ -51,10 +51,9 @@ def keys_of(path: Path) -> KeyIndex:
 
     Any number of processes may do so at a time: one makes it, the others wait for it. Raises ValueError for a damaged LMDB.
     """
-    environment = reopen(path)
-    file = data_file(path).stat()
-    entries = environment.stat()["entries"]
-    identity = [os.path.realpath(path), file.st_size, file.st_mtime_ns, entries, environment.info()["last_txnid"]]
+    opened, file = environment(path), data_file(path).stat()
+    entries = opened.stat()["entries"]
+    identity = [os.path.realpath(path), file.st_size, file.st_mtime_ns, entries, opened.info()["last_txnid"]]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     place = _cache() / f"{name}.npy"
     try:
@@ -65,7 +64,7 @@ def keys_of(path: Path) -> KeyIndex:
                 if _whole(place, entries) is None:
                     logging.info(f"indexing the {entries:,} keys of {path}, once, into {place}")
                     with damage_told(path):
-                        _write(place, environment, entries)
+                        _write(place, opened, entries)
             index = KeyIndex(place)
     except OSError as error:
         raise ValueError(f"the index of {path} cannot be kept in {place.parent} ({error}); XDG_CACHE_HOME moves it") from None
@@ -84,10 +83,10 @@ def _whole(place: Path, entries: int) -> KeyIndex | None:
     return None
 
 
-def _write(place: Path, environment: lmdb.Environment, entries: int) -> None:
+def _write(place: Path, opened: lmdb.Environment, entries: int) -> None:
     """A .npy of one row a key: its length, its bytes, zeros. It appears whole."""
     temporary = place.with_suffix(".tmp")
-    with environment.begin() as transaction:
+    with opened.begin() as transaction:
         width = max(map(len, transaction.cursor().iternext(values=False)), default=0)
         with open(temporary, "wb") as table:
             header = {"descr": "|u1", "fortran_order": False, "shape": (entries, LENGTH_BYTES + width)}

@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import lmdb
 
-# One a process: LMDB may not open a file twice, and an environment may not cross a fork.
-_open: dict[str, tuple[int, lmdb.Environment]] = {}
+# By process and path: LMDB may not open a file twice in a process, and what it opened may not cross a fork.
+_open: WeakValueDictionary[tuple[int, str], lmdb.Environment] = WeakValueDictionary()
 
 
 def is_lmdb(path: Path) -> bool:
@@ -21,27 +22,24 @@ def data_file(path: Path) -> Path:
 
 
 def environment(path: Path) -> lmdb.Environment:
-    """This process's own environment of `path`. Raises ValueError for a file that is no LMDB, or not a whole one."""
-    name = os.path.realpath(path)
-    if name in _open and _open[name][0] == os.getpid():
-        return _open[name][1]
-    return reopen(path)
+    """`path`, open for reading in this process until its last user drops it.
 
-
-def reopen(path: Path) -> lmdb.Environment:
-    """The same, of the file as it is now."""
-    name = os.path.realpath(path)
-    if name in _open:
-        _open.pop(name)[1].close()  # after a fork, only this process's copy of the parent's
+    Raises ValueError for a file that is no LMDB, or not a whole one.
+    """
+    pid, name = os.getpid(), os.path.realpath(path)
+    if (pid, name) in _open:
+        return _open[pid, name]
+    for (_, other), inherited in list(_open.items()):
+        if other == name:  # the copy that a fork made; the parent's is not touched
+            inherited.close()
     with damage_told(path):
         # Random access gains nothing from readahead; without locks, data on a read-only disk can be read.
         opened = lmdb.open(name, subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False)
     needed = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
     there = data_file(path).stat().st_size
     if there < needed:  # to touch a page past the end would kill the process
-        opened.close()
         raise ValueError(f"{path} is truncated: its file has {there:,} bytes of {needed:,}; copy or download it again")
-    _open[name] = os.getpid(), opened
+    _open[pid, name] = opened
     return opened
 
 

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +106,7 @@ def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str) -
         batch_sampler=(list(range(start, min(start + BATCH, n))) for start in range(done, n, BATCH)),
         num_workers=worker_count(os.cpu_count() or 1),
         collate_fn=list,
+        worker_init_fn=_end_with_parent,
     )
     with tqdm(total=n, initial=done, unit="image", desc="packing", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
         for images in loader:
@@ -145,6 +148,18 @@ def _encoded(source: Source, size: int, crop: str, i: int) -> bytes:
     encoded = io.BytesIO()
     picture.save(encoded, "WEBP", lossless=True, quality=0, method=0)  # of its lossless settings, the fastest to read
     return encoded.getvalue()
+
+
+def _end_with_parent(worker: int) -> None:
+    """A worker of a killed pack would wait for ever for someone to take its last images."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _hash_of_names(source: Source, indices: range, names: "hashlib._Hash | None" = None) -> "hashlib._Hash":

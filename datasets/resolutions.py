@@ -8,7 +8,7 @@ import lmdb
 import numpy as np
 
 from configs import DataConfig
-from datasets.lmdb_files import damage_told, reopen
+from datasets.lmdb_files import damage_told, environment
 from datasets.pictures import Pictures, sound
 from datasets.sources import LmdbValues
 
@@ -39,8 +39,8 @@ def key(size: int, i: int) -> bytes:
 
 def count(path: Path, size: int) -> int:
     """How many images of `size` the LMDB has. Raises ValueError, naming the resolutions it has, where it has no such."""
-    environment = reopen(path)
-    with damage_told(path), environment.begin() as transaction:
+    opened = environment(path)
+    with damage_told(path), opened.begin() as transaction:
         length = transaction.get(LENGTH, b"")
         if not length.isdigit() or int(length) < 1:
             raise ValueError(f"{path} is not in FFHQ's layout: it has no key length with the number of its images")

@@ -6,7 +6,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import lmdb
 
 from datasets.lmdb_files import damage_told, environment
 
@@ -62,20 +64,26 @@ class ZipMembers:
 
 
 class LmdbValues:
-    """The values of `keys` in an LMDB."""
+    """The values of `keys` in an LMDB, which each process opens for itself; pickled, it is its path and keys."""
 
     def __init__(self, path: Path, keys: Sequence[bytes]):
         self.path, self.keys = path, keys
+        self.opened: tuple[int, lmdb.Environment] | None = None  # and the process that did it
 
     def describe(self, i: int) -> str:
         return f"{self.keys[i].decode(errors='backslashreplace')} of {self.path}"
 
     def read(self, i: int) -> bytes:
-        with damage_told(self.path), environment(self.path).begin() as transaction:
+        if self.opened is None or self.opened[0] != os.getpid():
+            self.opened = os.getpid(), environment(self.path)
+        with damage_told(self.path), self.opened[1].begin() as transaction:
             value = transaction.get(self.keys[i])
         if value is None:
             raise ValueError("there is no such key")
         return value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LmdbValues, (self.path, self.keys)
 
 
 def image_files(folder: Path) -> list[str]:
