@@ -36,7 +36,8 @@ def decode(source: Source, i: int, crop: Crop | None = None) -> Image.Image:
     """Picture i of `source`, 8-bit, turned as its EXIF says and cropped. Raises ValueError, naming it."""
     try:
         with Image.open(io.BytesIO(source.read(i))) as image:
-            picture = _eight_bit(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _eight_bit(image)
     except UnidentifiedImageError:
         raise ValueError(f"the image {source.describe(i)} cannot be decoded (it is no image); mend or remove it") from None
     except _UNDECODABLE as error:

@@ -36,7 +36,7 @@ def everything(n):
 
 
 def write_lsun(root: Path, name: str = "bedroom_train_lmdb", n: int = 12) -> dict[bytes, bytes]:
-    """Photos of several shapes as LSUN stores them: the shorter side 256 in the original, here smaller; WebP or JPEG."""
+    """Photos of several shapes, as JPEG and WebP, under keys of several lengths."""
     shapes = [(75, 64), (64, 64), (64, 101), (96, 64), (40, 33)]
     keys = [f"{i * 7919 % 1000:03d}".encode() * (1 + i % 3) + b"\0" * (i % 2) for i in range(n)]
     kinds = ["WEBP", "JPEG"]
