@@ -25,7 +25,8 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
         if category not in SCENES + OBJECTS:
             raise ValueError(f"data.category is {category!r}; LSUN has {', '.join(SCENES)}, and of objects {', '.join(OBJECTS)}")
         if train:
-            raise ValueError(f"LSUN's {category} is not in {root}: put the unpacked folder {path.name} with its data.mdb there")
+            name = category if category in OBJECTS else path.name
+            raise ValueError(f"LSUN's {category} is not in {root}: put the unpacked folder {name} with its data.mdb there")
         return None
     keys = keys_of(path)
     if not len(keys):

@@ -310,7 +310,7 @@ def test_workers_start_once_for_all_epochs_and_are_no_more_than_the_cores(monkey
 
 
 def test_a_tensor_is_indexed_where_it_lies():
-    """A data set on a GPU stays there; meta, a device that every machine has, refuses an index of another's data as it would."""
+    """A data set on a GPU gives batches on it; meta is another device that every machine has."""
     dataset = torch.empty(6, 1, 2, 2, dtype=torch.uint8, device="meta")
     batches = list(load(dataset, plain_order(6, 4), lambda n: slice(0, n), num_workers=2))
     assert [(images.device.type, len(images)) for _, images in batches] == [("meta", 4), ("meta", 2)]

@@ -70,6 +70,8 @@ def test_an_object_is_read_as_it_unpacks(tmp_path):
     data = data_config("LSUN", image_size=8, category="cat")
     assert len(get_dataset(data, tmp_path, train=True)) == len(entries)
     assert get_dataset(data, tmp_path, train=False) is None
+    with pytest.raises(ValueError, match=r"LSUN's dog is not in .* the unpacked folder dog with"):
+        get_dataset(data_config("LSUN", image_size=8, category="dog"), tmp_path, train=True)
 
 
 def test_without_its_validation_lmdb_lsun_trains_and_only_test_is_refused(tmp_path):
@@ -250,8 +252,8 @@ def test_ffhq_is_split_as_upstream_splits_it(tmp_path):
 
 def test_ffhq_of_another_resolution_or_another_layout(tmp_path):
     root = tmp_path / "data"
-    for size in (16, 128):
-        write_ffhq(root, size, 3)
+    for size, n in ((16, 12), (128, 3)):
+        write_ffhq(root, size, n)
     config = small_config(tmp_path / "c.yml", **SMALL | dict(data__dataset="FFHQ"))
     command = ("--config", config, "--exp", tmp_path / "exp", "--doc", "d", "--data", root)
     refuses(*command, says=("data.image_size is 8", "it has 16, 128"), tree=tmp_path, fresh=True)
