@@ -40,7 +40,7 @@ Variance = Annotated[float, Range(low=0, open_low=True, below=1)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: Literal["CIFAR10", "FASHION_MNIST", "DIGITS", "FOLDER", "CELEBA", "LSUN", "FFHQ"]
+    dataset: Literal["CIFAR10", "FASHION_MNIST", "DIGITS", "FOLDER", "CELEBA", "LSUN", "FFHQ", "LMDB"]
     image_size: Count
     channels: Literal[1, 3]
     logit_transform: bool

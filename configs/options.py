@@ -23,12 +23,14 @@ examples:
   paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
   x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
   bits per dimension    main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
+  are the data right?   main.py --config cifar10.yml --exp E --preview
   weights for diffusers main.py --config cifar10.yml --exp E --doc D --export folder
   what a file holds     main.py --inspect ckpt.pth
 """
 
-Mode = Literal["train", "test", "export", "inspect", "fid", "interpolation", "sequence"]
+Mode = Literal["train", "test", "preview", "export", "inspect", "fid", "interpolation", "sequence"]
 SAMPLE_MODES = ("fid", "interpolation", "sequence")
+OTHER_MODES = ("test", "preview", "export", "inspect")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
     total = config.diffusion.num_diffusion_timesteps if config else DEFAULT_TIMESTEPS
     values = vars(arguments) | {
         "config": arguments.config or arguments.ckpt or "",
-        "mode": next((mode for mode in ("test", "export", "inspect", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
+        "mode": next((mode for mode in (*OTHER_MODES, *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
         "doc": arguments.doc or "",
         "seed": DEFAULT_SEED if arguments.seed is None else arguments.seed,
         "seed_given": arguments.seed is not None,
@@ -171,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--interpolation", action="store_true", help="11 images between two latents: {i}.png")
     add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
     add("--test", action="store_true", help="bits per dimension and the training loss on the test split")
+    add("--preview", action="store_true", help="64 training images as the model sees them: {image_folder}.preview.png")
     add("--export", metavar="PATH", help="write the weights as FILE.pth (upstream's), FILE.safetensors, or a diffusers folder")
     add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
 
@@ -239,7 +242,7 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
     if modes and not arguments.sample:
         raise ValueError(f"{modes[0]} goes with --sample")
-    tasks = [f"--{task}" for task in ("sample", "test", "export", "inspect", "resume_training") if getattr(arguments, task)]
+    tasks = [f"--{task}" for task in ("sample", *OTHER_MODES, "resume_training") if getattr(arguments, task)]
     if len(tasks) > 1:
         raise ValueError(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
     if arguments.ckpt is not None and arguments.use_pretrained:
@@ -262,7 +265,7 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         return
     if arguments.config is None and arguments.ckpt is None:
         raise ValueError("--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own")
-    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained:
+    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained and not arguments.preview:
         instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
         raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")
 

@@ -2,22 +2,20 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, overload
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from configs import DataConfig
+
+if TYPE_CHECKING:  # what needs no torch is not to wait for it
+    from torch import Tensor
 
 
 class Images(Protocol):
     """n images of (c, h, w), uint8. A Tensor (n, c, h, w) is one, and is read without workers."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> Tensor: ...
+    def __getitem__(self, i: int) -> "Tensor": ...
 
-
-# A module each, with `read(data, root, train) -> Images | None`. They import slow libraries, so only the one needed is.
-_READERS = ["CIFAR10", "FASHION_MNIST", "DIGITS", "FOLDER"]
 
 # The folders under {exp}/datasets, as upstream names them where it has them.
 _FOLDERS = {"CELEBA": "celeba", "LSUN": "lsun", "FFHQ": "FFHQ"}
@@ -39,10 +37,15 @@ def get_dataset(data: DataConfig, root: Path, train: bool) -> Images | None:
 
     Raises ValueError, saying which files go where, for data that are missing and can't be downloaded.
     """
-    if data.dataset not in _READERS:
-        raise ValueError(
-            f"data.dataset {data.dataset} can be sampled but not yet read for training; "
-            f"{', '.join(_READERS)} can, and FOLDER reads any tree of images that --data names"
-        )
+    # A module each, imported when needed: they import slow libraries.
     reader = import_module(f"datasets.{data.dataset.lower()}")
     return reader.read(data, root, train)
+
+
+def test_split_would_be(data: DataConfig, root: Path) -> str:
+    """What would give these data the test split that they do not have."""
+    if data.dataset == "LSUN":
+        return f"the LMDB {root / f'{data.category}_val_lmdb'} would be one"
+    if data.dataset in ("FOLDER", "LMDB"):
+        return "folders train/ and test/ would make one"
+    return "there are too few images, or none of the split"

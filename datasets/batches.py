@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,9 @@ def plain_order(length: int, batch_size: int) -> Iterator[Batch]:
 def load(
     dataset: Images, batches: Iterable[Batch], rows_of: Callable[[int], slice], num_workers: int
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch with the images of its rows `rows_of(size)`, uint8 (rows, c, h, w).
+    """Each batch with the images of its rows `rows_of(size)`, uint8 (rows, c, h, w); a Tensor's on its own device.
 
-    Workers read ahead, never more than the machine has cores; none are used for data that lie in memory.
+    Workers read ahead through all epochs, so they start once; none are used for data that lie in memory.
     Raises ValueError for an image that can't be read.
     """
     batches, ahead = tee(batches)
@@ -65,13 +66,19 @@ def load(
         yield from zip(batches, _read_ahead(dataset, index_lists, num_workers), strict=True)
 
 
+def worker_count(asked: int) -> int:
+    """At most this process's part of the cores it may run on: torchrun's processes on one machine share them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def _read_ahead(dataset: Images, index_lists: Iterable[np.ndarray], num_workers: int) -> Iterator[Tensor]:
     loader: DataLoader = DataLoader(
-        _ErrorsAsValues(dataset),
+        ErrorsAsValues(dataset.__getitem__),
         batch_sampler=(indices.tolist() for indices in index_lists),
-        num_workers=min(num_workers, os.cpu_count() or 1),
+        num_workers=worker_count(num_workers),  # each reads two batches ahead
         collate_fn=_stack,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),  # where the network is on a GPU: copies to it then wait for nothing
     )
     for images in loader:
         if isinstance(images, ValueError):
@@ -79,18 +86,15 @@ def _read_ahead(dataset: Images, index_lists: Iterable[np.ndarray], num_workers:
         yield images
 
 
-class _ErrorsAsValues(Dataset):
+class ErrorsAsValues(Dataset):
     """A worker's exception would reach the user wrapped in the worker's traceback; a value comes as it is."""
 
-    def __init__(self, dataset: Images):
-        self.dataset = dataset
+    def __init__(self, item: Callable[[int], Any]):
+        self.item = item
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> Tensor | ValueError:
+    def __getitem__(self, i: int) -> Any:
         try:
-            return self.dataset[i]
+            return self.item(i)
         except ValueError as error:
             return error
 

@@ -1,6 +1,7 @@
 """Downloads: whole and verified before they get their name, and a sentence where there is no network."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pooch
@@ -8,14 +9,22 @@ import requests
 
 
 def download(name: str, url: str, md5: str, root: Path, by_hand: str) -> Path:
-    """The file of `url` in `root`, with its own name. Raises ValueError, saying what to put where by hand.
-
-    A download that fails leaves no folders that it made.
-    """
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
+    """The file of `url` in `root`, with its own name. Raises ValueError, saying what to put where by hand."""
+    with or_by_hand(name, root, by_hand):
         return Path(pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=root, progressbar=True))
-    except (requests.RequestException, OSError, ValueError) as error:
+
+
+@contextmanager
+def or_by_hand(name: str, root: Path, by_hand: str, *failures: type[Exception], below: str = "") -> Iterator[None]:
+    """Download into `root`, or a folder `below` it. One that fails, as all may or by `failures`, leaves no folder it made.
+
+    Raises ValueError then, saying what to put where by hand.
+    """
+    kinds: tuple[type[Exception], ...] = (requests.RequestException, OSError, ValueError, *failures)
+    made = [folder for folder in (root / below, *(root / below).parents) if not folder.exists()]
+    try:
+        yield
+    except kinds as error:
         for folder in made:
             with suppress(OSError):  # rmdir takes empty folders only
                 folder.rmdir()

@@ -22,6 +22,11 @@ def random_flip(images: Tensor, draws: Draws) -> Tensor:
     return torch.where(draws.uniform(1, 1, 1) < 0.5, images.flip(-1), images)
 
 
+def as_trained_on(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
+    """uint8 (b, c, h, w) -> a training batch: flipped where the config says so, in the model's range."""
+    return to_model_range(random_flip(images, draws) if data.random_flip else images, data, draws)
+
+
 def to_model_range(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
     """uint8 (b, c, h, w) -> float32: dequantization, then [-1, 1] or logits, as the config says."""
     x = images.float() / 255

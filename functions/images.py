@@ -61,7 +61,16 @@ def missing(folder: Path, names: Sequence[str]) -> list[int]:
 
 def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:
     """One picture of the files `rows` of `folder`, small images enlarged without smoothing."""
-    cells = [[_cell(folder / name) for name in row] for row in rows]
+    _write_sheet(path, [[_cell_of_file(folder / name) for name in row] for row in rows])
+
+
+def contact_sheet_of(path: Path, images: Tensor, columns: int) -> None:
+    """One picture of `images`, uint8 (n, 1 or 3, h, w), in rows of `columns`."""
+    cells = [_cell(_to_pil(image)) for image in images]
+    _write_sheet(path, [cells[i : i + columns] for i in range(0, len(cells), columns)])
+
+
+def _write_sheet(path: Path, cells: Sequence[Sequence[Image.Image]]) -> None:
     first, gap = cells[0][0], 2
     width, height = first.width + gap, first.height + gap
     sheet = Image.new(first.mode, (max(map(len, cells)) * width + gap, len(cells) * height + gap), "white")
@@ -72,10 +81,14 @@ def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> No
         sheet.save(temporary, format="PNG", optimize=True)
 
 
-def _cell(path: Path) -> Image.Image:
+def _cell_of_file(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        factor = -(-SHEET_CELL // max(image.size))
-        cell = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        return _cell(image)
+
+
+def _cell(image: Image.Image) -> Image.Image:
+    factor = -(-SHEET_CELL // max(image.size))
+    cell = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     cell.thumbnail((SHEET_CELL_MAX, SHEET_CELL_MAX))
     return cell
 

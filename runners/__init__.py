@@ -37,6 +37,8 @@ def _do_task(options: Options, config: Config | None, device: torch.device) -> N
             from runners.training import train as task
         case "test":
             from runners.evaluation import test as task
+        case "preview":
+            from runners.preview import preview as task
         case "export":
             from runners.export import export as task
         case "fid":

@@ -8,7 +8,7 @@ import torch
 
 from configs import Config
 from configs.options import Options
-from datasets import Images, dataset_root, get_dataset
+from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import Batch, load, plain_order
 from datasets.scaling import to_model_range
 from functions import distributed
@@ -48,8 +48,8 @@ def _split(options: Options, config: Config) -> Images:
         dataset = get_dataset(config.data, root, train=options.reference == "train")
     if dataset is None:
         raise ValueError(
-            f"{config.data.dataset} has no test split here: folders train/ and test/ would make one, "
-            "and --reference train evaluates on what it was trained on"
+            f"{config.data.dataset} has no test split here: {test_split_would_be(config.data, root)}; "
+            "--reference train evaluates on what it was trained on"
         )
     return dataset
 

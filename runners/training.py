@@ -11,9 +11,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from configs import Config
 from configs.options import Options
-from datasets import Images, dataset_root, get_dataset
+from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, training_order
-from datasets.scaling import random_flip, to_model_range
+from datasets.scaling import as_trained_on
 from functions import acceleration, distributed, files
 from functions.denoising import Model, last
 from functions.losses import noise_estimation_loss
@@ -154,10 +154,7 @@ def _draw(diffusion: Diffusion, state: TrainingState, images: Tensor, n: int) ->
     """x0 from this rank's uint8 images, and its t and eps, out of draws for the whole batch of n by (seed, step)."""
     data, device = diffusion.config.data, diffusion.device
     draws = BatchDraws(step_generator(device, state.seed, Stream.TRAIN, state.step), n, distributed.share_of(n))
-    images = images.to(device, non_blocking=True)
-    if data.random_flip:
-        images = random_flip(images, draws)
-    x0 = to_model_range(images, data, draws)
+    x0 = as_trained_on(images.to(device, non_blocking=True), data, draws)
     return x0, draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps), draws.normal(*x0.shape[1:])
 
 
@@ -185,7 +182,9 @@ def _describe(
         f"{acceleration.precision_in_words(options.precision, diffusion.device)} on {diffusion.device}{processes}"
     )
     if test_set is None:
-        logging.info("these data have no test split: there will be no validation_loss")
+        root = dataset_root(config.data, options.exp, options.data)
+        would_be = test_split_would_be(config.data, root)
+        logging.info(f"these data have no test split, so there will be no validation_loss ({would_be})")
     if config.optim.grad_clip is None:
         logging.info("gradients are not clipped: the config has no optim.grad_clip")
     if config.sampling.last_only:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 import re
 import tarfile
@@ -13,23 +14,14 @@ import torch
 import torchvision
 import yaml
 from conftest import ROOT, main, refuses, small_config
+from layouts import data_config, random_images
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from configs import DataConfig
 from datasets import dataset_root, get_dataset
-from datasets.batches import load, plain_order, training_order
+from datasets.batches import load, plain_order, training_order, worker_count
 from datasets.scaling import from_model_range, random_flip, to_model_range
 from functions.noise import BatchDraws
-
-
-def data_config(dataset, image_size=32, channels=3, **changes) -> DataConfig:
-    flags = dict(logit_transform=False, uniform_dequantization=False, gaussian_dequantization=False, random_flip=False)
-    return DataConfig(dataset, image_size, channels, **(flags | dict(rescaled=True, num_workers=0) | changes))
-
-
-def random_images(*shape, seed=0):
-    return np.random.RandomState(seed).randint(0, 256, shape, np.uint8)
 
 
 def write_cifar10(root, monkeypatch):
@@ -149,6 +141,7 @@ def test_damaged_fashion_mnist_is_named(tmp_path):
     [
         ("cifar10", ["CIFAR10", "put the folder cifar-10-batches-py"]),
         ("fashion_mnist", ["FASHION_MNIST", "put the four *-ubyte.gz"]),
+        ("celeba", ["CELEBA", "put the folder img_align_celeba and list_eval_partition.txt"]),
     ],
 )
 def test_data_that_cannot_be_downloaded_leave_nothing_and_say_where_they_go(tmp_path, name, says):
@@ -291,6 +284,36 @@ def test_no_image_is_lost_or_doubled(tmp_path, num_workers):
     assert sorted(seen) == [(epoch, i) for epoch in range(2) for i in range(23)]
     batches = list(load(dataset, plain_order(23, 4), everything, num_workers))
     assert [int(i) for _, images in batches for i in images[:, 0, 0, 0]] == list(range(23))
+
+
+class WhoReads:
+    """Images that hold the process that read them."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.tensor(list(os.getpid().to_bytes(4, "big")), dtype=torch.uint8).reshape(1, 2, 2)
+
+
+def test_workers_start_once_for_all_epochs_and_are_no_more_than_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    assert [worker_count(n) for n in (0, 2, 32)] == [0, 2, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun's processes share the machine
+    assert worker_count(32) == 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    order = training_order(40, 5, seed=1, epoch=0, images_seen=0, n_epochs=3)
+    batches = [images for _, images in load(WhoReads(), order, lambda n: slice(0, n), num_workers=2)]
+    readers = {image.tobytes() for images in batches for image in images.numpy()}
+    assert len(batches) == 24 and len(readers) == 2
+    assert os.getpid().to_bytes(4, "big") not in readers
+
+
+def test_a_tensor_is_indexed_where_it_lies():
+    """A data set on a GPU gives batches on it; meta is another device that every machine has."""
+    dataset = torch.empty(6, 1, 2, 2, dtype=torch.uint8, device="meta")
+    batches = list(load(dataset, plain_order(6, 4), lambda n: slice(0, n), num_workers=2))
+    assert [(images.device.type, len(images)) for _, images in batches] == [("meta", 4), ("meta", 2)]
 
 
 def draws(n=4):

@@ -107,7 +107,8 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
         (["--config", "digits.yml", "--doc", "d", "--resume_training"], ["no run to continue", "auto"]),
         (["--config", "digits.yml", "--doc", "d", "--device", "cuda:99"], ["cuda:99"]),
         (["--config", "digits.yml", "--use_pretrained", "--sample", "--fid"], ["DIGITS", "CIFAR10", "--ckpt"]),
-        (["--config", "celeba.yml", "--doc", "d"], ["CELEBA", "FOLDER"]),
+        (["--config", "digits.yml", "--preview", "--test"], ["--test and --preview"]),
+        (["--config", "ffhq.yml", "--doc", "d"], ["FFHQ is not in exp/datasets/FFHQ", "datasets.pack"]),
     ],
 )
 def test_arguments_that_are_wrong(tmp_path, arguments, says):

@@ -1,0 +1,54 @@
+"""A look at the data: the first training images as the model will see them."""
+
+import torch
+from torch import Tensor
+
+from configs import Config
+from configs.options import Options
+from datasets import Images, dataset_root, get_dataset, test_split_would_be
+from datasets.batches import load, training_order
+from datasets.scaling import as_trained_on, from_model_range
+from functions import distributed
+from functions.images import contact_sheet_of, to_uint8
+from functions.noise import BatchDraws, Stream, step_generator
+
+SHEET_IMAGES, SHEET_COLUMNS = 64, 8
+
+
+def preview(options: Options, config: Config, device: torch.device) -> None:
+    """Write {image_folder}.preview.png and print how many images there are, of which shape and range."""
+    data, sheet = config.data, options.image_dir.with_name(f"{options.image_dir.name}.preview.png")
+    if sheet.with_suffix("").is_dir():
+        raise ValueError(f"{sheet} is the contact sheet of the images in {sheet.with_suffix('')}; name another with -i")
+    root = dataset_root(data, options.exp, options.data)
+    with distributed.main_first():
+        dataset = get_dataset(data, root, train=True)
+        test_set = get_dataset(data, root, train=False)
+    if not distributed.is_main():
+        return
+    images, x0 = _first(config, dataset, options.seed, device)
+    contact_sheet_of(sheet, to_uint8(from_model_range(x0, data)).cpu(), SHEET_COLUMNS)
+    shape = tuple(x0.shape[1:])
+    print(f"training on {len(dataset):,} images of {data.dataset}, each {shape}")
+    print(f"as they are read: {_range_of(images)}; as the model sees them: {_range_of(x0)}, over the {len(x0)} shown")
+    print(f"{len(test_set):,} test images" if test_set is not None else f"no test split: {test_split_would_be(data, root)}")
+    print(f"contact sheet {sheet}")
+
+
+def _first(config: Config, dataset: Images, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The first images that training with `seed` takes, uint8 as read, and after its flips and dequantization."""
+    batches = training_order(len(dataset), config.training.batch_size, seed, epoch=0, images_seen=0, n_epochs=1)
+    wanted = min(SHEET_IMAGES, len(dataset))
+    read: list[Tensor] = []
+    seen: list[Tensor] = []
+    for k, (batch, images) in enumerate(load(dataset, batches, lambda n: slice(0, min(n, wanted)), num_workers=0)):
+        draws = BatchDraws(step_generator(device, seed, Stream.TRAIN, k + 1), batch.size, slice(0, len(images)))
+        read.append(images)
+        seen.append(as_trained_on(images.to(device), config.data, draws))
+        if sum(map(len, read)) >= wanted:
+            break
+    return torch.cat(read)[:wanted], torch.cat(seen)[:wanted]
+
+
+def _range_of(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} from {x.min().item():.4g} to {x.max().item():.4g}"
