@@ -1,10 +1,11 @@
 """The command line as a frozen, checked `Options`. Runs before torch is imported, so that a refusal takes no time."""
 
 import argparse
+import glob
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from configs import Config, nearest
 
@@ -19,6 +20,9 @@ examples:
   images for FID        main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 50 --eta 0 -i ddim50
   the same from a file  main.py --config cifar10.yml --exp E --ckpt ckpt.pth --sample --fid --timesteps 50 -i ddim50
   published weights     main.py --config cifar10.yml --exp E --use_pretrained --sample --fid --timesteps 50 -i ddpm50
+  FID of such images    main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 50 -i ddim50 --metrics fid
+  a table of FIDs       main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 10 50 --eta 0 1 -i T --metrics fid
+  what it would run     main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 10 50 --eta 0 1 -i T --plan
   paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
   x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
   loss on test images   main.py --config cifar10.yml --exp E --doc D --test
@@ -26,11 +30,16 @@ examples:
 
 Mode = Literal["train", "test", "fid", "interpolation", "sequence"]
 SAMPLE_MODES = ("fid", "interpolation", "sequence")
+METRICS = ("fid", "is", "kid", "pr", "nn")
+GRID_FLAGS = ("timesteps", "eta", "sample_type", "seed", "ckpt")  # the ones that may repeat
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked of one run, with every default filled in."""
+    """What the user asked of one run, with every default filled in.
+
+    The flags that may repeat are tuples; where each holds one value, as in every cell of a grid, the properties give it.
+    """
 
     config: str
     exp: str
@@ -39,22 +48,51 @@ class Options:
     verbose: str
     ni: bool
     device: str | None
-    seed: int
+    seeds: tuple[int, ...]
     seed_given: bool
     data: str | None
     resume_training: Literal["auto", "always"] | None
     mode: Mode
-    ckpt: str | None
+    ckpts: tuple[str, ...]  # empty for the run's own and for the published weights
     use_pretrained: bool
     weights: Literal["ema", "raw"] | None
     image_folder: str
     num_samples: int
     batch_size: int
-    timesteps: int
+    step_counts: tuple[int, ...]
     skip_type: Literal["uniform", "quad"]
-    eta: float
+    etas: tuple[float, ...]
     eta_given: bool
-    sample_type: Literal["generalized", "ddpm_noisy"]
+    sample_types: tuple[str, ...]
+    metrics: tuple[str, ...]
+    features: str | None
+    reference: str
+    keep_images: bool
+    plan: bool
+
+    @property
+    def seed(self) -> int:
+        return self.seeds[0]
+
+    @property
+    def ckpt(self) -> str | None:
+        return self.ckpts[0] if self.ckpts else None
+
+    @property
+    def timesteps(self) -> int:
+        return self.step_counts[0]
+
+    @property
+    def eta(self) -> float:
+        return self.etas[0]
+
+    @property
+    def sample_type(self) -> str:
+        return self.sample_types[0]
+
+    @property
+    def is_grid(self) -> bool:
+        return any(len(v) > 1 for v in (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types))
 
     @property
     def log_dir(self) -> Path:
@@ -86,17 +124,23 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
     values = vars(arguments) | {
         "mode": next((mode for mode in ("test", *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
         "doc": arguments.doc or "",
-        "seed": DEFAULT_SEED if arguments.seed is None else arguments.seed,
+        "seeds": tuple(arguments.seed or [DEFAULT_SEED]),
         "seed_given": arguments.seed is not None,
-        "eta": arguments.eta or 0.0,
+        "ckpts": _checkpoint_files(arguments.ckpt),
+        "etas": tuple(arguments.eta or [0.0]),
         "eta_given": arguments.eta is not None,
         "num_samples": arguments.num_samples or DEFAULT_NUM_SAMPLES,
         "batch_size": arguments.batch_size or config.sampling.batch_size,
-        "timesteps": arguments.timesteps or min(DEFAULT_TIMESTEPS, total),
+        "step_counts": tuple(arguments.timesteps or [min(DEFAULT_TIMESTEPS, total)]),
+        "sample_types": tuple(arguments.sample_type or ["generalized"]),
+        "metrics": tuple(metric for metric in METRICS if metric in (arguments.metrics or ())),
+        "reference": arguments.reference or "train",
+        "keep_images": arguments.keep_images != "no",
     }
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
-    if options.timesteps > total:
-        raise ValueError(f"--timesteps is {options.timesteps}; {options.config} has {total} timesteps, so at most {total}")
+    most = max(options.step_counts)
+    if most > total:
+        raise ValueError(f"--timesteps is {most}; {options.config} has {total} timesteps, so at most {total}")
     if options.mode == "train" and config.model.type == "bayesian":
         raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
@@ -104,6 +148,27 @@ def complete(arguments: argparse.Namespace, config: Config) -> Options:
             if path.is_file():
                 raise ValueError(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
     return options
+
+
+def _checkpoint_files(given: list[str] | None) -> tuple[str, ...]:
+    """The files that --ckpt names, a pattern's in the order of the numbers in their names. Raises ValueError for none."""
+    found: list[str] = []
+    for name in given or []:
+        if Path(name).exists() or not glob.has_magic(name):
+            found.append(name)
+            continue
+        matches = sorted(glob.glob(name), key=lambda path: [int(part) for part in re.findall(r"\d+", path)])
+        if not matches:
+            raise ValueError(f"--ckpt {name}: no file has a name of this pattern")
+        found += matches
+    _refuse_repeats("ckpt", found)
+    return tuple(found)
+
+
+def _refuse_repeats(flag: str, values: list[Any]) -> None:
+    twice = next((value for k, value in enumerate(values) if value in values[:k]), None)
+    if twice is not None:
+        raise ValueError(f"--{flag} names {twice} twice; each cell of a grid is made once")
 
 
 def flags() -> list[str]:
@@ -128,13 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", required=True, metavar="FILE", help="a name under configs/ or a path")
     add("--exp", default="exp", metavar="DIR", help="where logs, images and data sets lie (default: exp)")
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
-    add("--seed", type=_seed, metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
+    add("--seed", type=_seed, nargs="+", metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
     add("--device", metavar="NAME", help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)")
     add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")
     add("--comment", default="", metavar="TEXT", help="a note, kept in the run's log")
     add("--verbose", default="info", type=str.lower, choices=["debug", "info", "warning", "error", "critical"],
         help="how much is logged; debug shows tracebacks (default: info)")  # fmt: skip
     add("--ni", action="store_true", help="no interaction: never ask, move an existing run aside")
+    add("--plan", action="store_true", help="print what the command would run, its size and time; make nothing")
 
     add = parser.add_argument_group("training (the task when no other is named)").add_argument
     add("--resume_training", nargs="?", const="always", choices=["always", "auto"],
@@ -148,20 +214,37 @@ def _parser() -> argparse.ArgumentParser:
     add("--test", action="store_true", help="the training loss on the test split")
 
     add = parser.add_argument_group("weights, for --sample and --test").add_argument
-    add("--ckpt", metavar="PATH", help="a checkpoint file (default: the run's ckpt.pth, or sampling.ckpt_id)")
+    add("--ckpt", nargs="+", metavar="PATH",
+        help="a checkpoint file, or a pattern of such (default: the run's ckpt.pth, or sampling.ckpt_id)")  # fmt: skip
     add("--use_pretrained", action="store_true", help="the published DDPM weights of the config's data set")
     add("--weights", choices=["ema", "raw"], help="which of a checkpoint's weights (default: ema where it has them)")
 
-    add = parser.add_argument_group("sampling").add_argument
+    repeats = "--timesteps, --eta, --sample_type, --seed and --ckpt take several values with --fid: a grid, a folder each"
+    add = parser.add_argument_group("sampling", repeats).add_argument
     add("-i", "--image_folder", default="images", metavar="NAME", help="{exp}/image_samples/NAME (default: images)")
     add("--num_samples", type=int, metavar="N", help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES})")
     add("--batch_size", type=int, metavar="B", help="images at a time with --fid (default: sampling.batch_size)")
-    add("--timesteps", type=int, metavar="S", help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)")
+    add(
+        "--timesteps",
+        type=int,
+        nargs="+",
+        metavar="S",
+        help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)",
+    )
     add("--skip_type", default="uniform", type=_skip_type, choices=["uniform", "quad"], metavar="TYPE",
         help="how the steps are spaced: uniform, or quad (also quadratic) (default: uniform)")  # fmt: skip
-    add("--eta", type=float, metavar="E", help="noise of generalized: 0 is DDIM, 1 is DDPM (default: 0)")
-    add("--sample_type", default="generalized", choices=["generalized", "ddpm_noisy"],
+    add("--eta", type=float, nargs="+", metavar="E", help="noise of generalized: 0 is DDIM, 1 is DDPM (default: 0)")
+    add("--sample_type", nargs="+", choices=["generalized", "ddpm_noisy"],
         help="the update: generalized (DDIM), or ddpm_noisy, DDPM with the larger variance (default: generalized)")  # fmt: skip
+
+    add = parser.add_argument_group("evaluation, with --sample --fid").add_argument
+    add("--metrics", nargs="+", choices=METRICS,
+        help="fid, is (Inception score), kid, pr (precision and recall), nn (nearest training images)")  # fmt: skip
+    add("--reference", metavar="WHAT",
+        help="train, test, a folder of images, or an .npz of mu and sigma (default: train)")  # fmt: skip
+    add("--features", metavar="PATH",
+        help="Inception's weights, or another extractor: an exported program (default: Inception, downloaded)")  # fmt: skip
+    add("--keep_images", choices=["yes", "no"], help="no keeps the numbers of --metrics only (default: yes)")
     return parser
 
 
@@ -176,12 +259,15 @@ def _skip_type(text: str) -> str:
 
 
 def _check_values(arguments: argparse.Namespace) -> None:
-    for flag in ("num_samples", "batch_size", "timesteps"):
-        value = getattr(arguments, flag)
+    counts = [("num_samples", arguments.num_samples), ("batch_size", arguments.batch_size)]
+    for flag, value in [*counts, *(("timesteps", S) for S in arguments.timesteps or [])]:
         if value is not None and value < 1:
             raise ValueError(f"--{flag} is {value}; it must be at least 1")
-    if arguments.eta is not None and not 0 <= arguments.eta <= 1:  # NaN is not in the range either
-        raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
+    for eta in arguments.eta or []:
+        if not 0 <= eta <= 1:  # NaN is not in the range either
+            raise ValueError(f"--eta is {eta}; it must be from 0 (DDIM) to 1 (DDPM)")
+    for flag in (*GRID_FLAGS, "metrics"):
+        _refuse_repeats(flag, getattr(arguments, flag) or [])
     if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
         raise ValueError(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
     for flag in ("doc", "image_folder"):
@@ -209,10 +295,17 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         "weights": ("--sample or --test", arguments.sample or arguments.test),
         "num_samples": ("--sample --fid", arguments.fid),
         "batch_size": ("--sample --fid", arguments.fid),
+        "metrics": ("--sample --fid", arguments.fid),
+        "reference": ("--metrics", arguments.metrics),
+        "features": ("--metrics", arguments.metrics),
+        "keep_images": ("--metrics", arguments.metrics),
     }
     for flag, (needed, there) in needs.items():
         if getattr(arguments, flag) and not there:
             raise ValueError(f"--{flag} goes with {needed}")
+    several = [flag for flag in GRID_FLAGS if len(getattr(arguments, flag) or []) > 1]
+    if several and not arguments.fid:
+        raise ValueError(f"several values of --{several[0]} make a grid, which goes with --sample --fid; give one value")
     if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained:
         instead = ", or the weights by --ckpt or --use_pretrained" if arguments.sample or arguments.test else ""
         raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")

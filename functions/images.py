@@ -25,6 +25,32 @@ def write_png(path: Path, image: Tensor) -> None:
         _to_pil(image).save(temporary, format="PNG")
 
 
+def read_png(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """A picture as uint8 (c, h, w). Raises ValueError where it can't be decoded, or has another size than `shape`."""
+    channels, height, width = shape
+    check_size(path, shape)
+    try:
+        with Image.open(path) as image:
+            array = np.array(image.convert("L" if channels == 1 else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the image {path} cannot be decoded ({error})") from None
+    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def check_size(path: Path, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError where the picture is not one of `shape` (c, h, w); only its header is read."""
+    _, height, width = shape
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except OSError as error:
+        raise ValueError(f"the image {path} cannot be decoded ({error})") from None
+    if size != (width, height):
+        raise ValueError(
+            f"the image {path} has {size[0]} x {size[1]} pixels; all must have {width} x {height}, the config's size"
+        )
+
+
 def missing(folder: Path, names: Sequence[str]) -> list[int]:
     """The positions of `names` that are not files of `folder`."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
@@ -33,7 +59,15 @@ def missing(folder: Path, names: Sequence[str]) -> list[int]:
 
 def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:
     """One picture of the files `rows` of `folder`, small images enlarged without smoothing."""
-    cells = [[_cell(folder / name) for name in row] for row in rows]
+    _write_sheet(path, [[_cell_of_file(folder / name) for name in row] for row in rows])
+
+
+def sheet(path: Path, rows: Sequence[Sequence[Tensor]]) -> None:
+    """One picture of uint8 images (1 or 3, h, w), small ones enlarged without smoothing."""
+    _write_sheet(path, [[_cell(_to_pil(image)) for image in row] for row in rows])
+
+
+def _write_sheet(path: Path, cells: Sequence[Sequence[Image.Image]]) -> None:
     first, gap = cells[0][0], 2
     width, height = first.width + gap, first.height + gap
     sheet = Image.new(first.mode, (max(map(len, cells)) * width + gap, len(cells) * height + gap), "white")
@@ -44,10 +78,14 @@ def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> No
         sheet.save(temporary, format="PNG", optimize=True)
 
 
-def _cell(path: Path) -> Image.Image:
+def _cell_of_file(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        factor = -(-SHEET_CELL // max(image.size))
-        cell = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        return _cell(image)
+
+
+def _cell(image: Image.Image) -> Image.Image:
+    factor = -(-SHEET_CELL // max(image.size))
+    cell = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     cell.thumbnail((SHEET_CELL_MAX, SHEET_CELL_MAX))
     return cell
 

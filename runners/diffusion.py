@@ -78,7 +78,12 @@ class Diffusion:
         return generalized(*arguments, eta=sampling.eta, randn_like=randn_like)
 
     def sample(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[int, Tensor]]:
-        """Each of the images `indices` as (index, uint8 (c, h, w)), in ascending order.
+        """Each of the images `indices` as (index, uint8 (c, h, w) on the CPU), in ascending order."""
+        for wanted, images in self.sample_batches(indices, sampling, batch_size):
+            yield from zip(wanted, images.cpu(), strict=True)
+
+    def sample_batches(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """The images `indices` as (some of them, uint8 (b, c, h, w) on the device), in ascending order.
 
         The unit of work is the aligned batch {k·B … k·B+B-1}: computed whole, so that an image does not depend
         on which others were asked for.
@@ -88,15 +93,14 @@ class Diffusion:
             batch = range(k * batch_size, (k + 1) * batch_size)
             x_T = initial_noise(sampling.seed, batch, self.image_shape)
             x = last(self.denoise(x_T, batch, sampling)).x
-            for i, image in zip(batch, self.to_images(x), strict=True):
-                if i in wanted:
-                    yield i, image
+            rows = [row for row, i in enumerate(batch) if i in wanted]
+            yield [batch[row] for row in rows], self.to_images(x)[rows]
 
     def to_images(self, x: Tensor) -> Tensor:
-        """The model's range (b, c, h, w) -> uint8 on the CPU. Raises FloatingPointError for NaN or infinity."""
+        """The model's range (b, c, h, w) -> uint8 on the same device. Raises FloatingPointError for NaN or infinity."""
         if not x.isfinite().all():
             raise FloatingPointError("the network's output is not finite, so there is no image; are the weights sound?")
-        return to_uint8(from_model_range(x, self.config.data)).cpu()
+        return to_uint8(from_model_range(x, self.config.data))
 
 
 def build_unet(config: Config) -> UNet:

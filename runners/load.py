@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,18 +13,33 @@ from functions.weights import load_checkpoint, pretrained
 from runners.diffusion import Diffusion
 
 
+class Loaded(NamedTuple):
+    """A checkpoint's file, which of its weights were taken ("ema", "raw", or a "bare" state dict's), and its step or 0."""
+
+    path: Path
+    kind: str
+    step: int
+
+
 def load_diffusion(options: Options, config: Config, device: torch.device) -> tuple[Diffusion, Path, str]:
     """The network with the weights asked for, their file, and whether they are "ema", "raw" or a "bare" state dict's."""
-    path = _checkpoint_path(options, config)
-    checkpoint = load_checkpoint(path)
     diffusion = Diffusion(config, device)
-    which = diffusion.load(checkpoint, options.weights, str(path))
+    path, kind, _ = load_weights(diffusion, options)
+    return diffusion, path, kind
+
+
+def load_weights(diffusion: Diffusion, options: Options) -> Loaded:
+    """Give `diffusion` the weights asked for, in the place of those it has."""
+    path = checkpoint_path(options, diffusion.config)
+    checkpoint = load_checkpoint(path)
+    kind = diffusion.load(checkpoint, options.weights, str(path))
     of_step = f", step {checkpoint.step}" if checkpoint.step else ""
-    logging.info(f"weights: {path} ({which}{of_step})")
-    return diffusion, path, which
+    logging.info(f"weights: {path} ({kind}{of_step})")
+    return Loaded(path, kind, checkpoint.step)
 
 
-def _checkpoint_path(options: Options, config: Config) -> Path:
+def checkpoint_path(options: Options, config: Config) -> Path:
+    """The file with the weights asked for; published ones are fetched."""
     if options.ckpt is not None:
         return Path(options.ckpt)
     if options.use_pretrained:

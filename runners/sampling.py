@@ -1,10 +1,12 @@
 """The tasks that make images: one function a mode, each into a folder that its manifest keeps for it."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +17,9 @@ from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
 from functions.weights import weights_hash
+from runners import grid, metrics, paper
 from runners.diffusion import Diffusion, Sampling
-from runners.load import load_diffusion
+from runners.load import Loaded, load_weights
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 INTERPOLATION_POINTS = 11
@@ -35,29 +38,75 @@ class Job:
 
 
 def fid(options: Options, config: Config, device: torch.device) -> None:
-    """Write {i}.png for every i below num_samples that is not there yet."""
-    n, batch_size = options.num_samples, options.batch_size
+    """Write {i}.png for every i below num_samples that is not there yet, and measure them: a folder for each cell of a grid."""
     if config.data.dataset == "CIFAR10" and options.skip_type == "uniform":
         logging.info("the paper's Table 1 spaced CIFAR10's timesteps by --skip_type quad")
-    job = _job(options, config, device, batch_size)
+    cells = grid.cells(options)
+    if options.is_grid:
+        grid.check(options)
+    diffusion = Diffusion(config, device)
+    for cell in cells:
+        diffusion.timesteps(cell.skip_type, cell.timesteps)  # a refusal comes before the work
+    loaded = load_weights(diffusion, cells[0])
+    evaluator = metrics.Evaluator(options, config, device) if options.metrics else None
+    results = []
+    for k, cell in enumerate(cells):
+        if cell.ckpts != cells[max(0, k - 1)].ckpts:
+            loaded = load_weights(diffusion, cell)
+        if options.is_grid:
+            logging.info(f"cell {k + 1} of {len(cells)}: {cell.image_folder}")
+        job = _job(cell, diffusion, loaded, cell.batch_size)
+        measured = _make(cell, job, evaluator, reuse=options.is_grid or not options.keep_images)
+        results.append(grid.Result(cell, str(loaded.path), loaded.step, len(job.sampling.timesteps), measured))
+        if measured and not options.is_grid and distributed.is_main():
+            metrics.print_table(measured, paper.published_fid(config, cell))
+    if options.is_grid and distributed.is_main():
+        grid.write_tables(options, config, results)
+
+
+def _make(options: Options, job: Job, evaluator: metrics.Evaluator | None, reuse: bool) -> dict[str, Any] | None:
+    """The images of one folder, measured as they are made; with `reuse`, a measurement that is there is taken as it is."""
+    n, batch_size = options.num_samples, options.batch_size
     names = [f"{i}.png" for i in range(n)]
-    with _missing(job, names) as todo:
+    began = time.monotonic()
+    with _missing(job, names) if options.keep_images else _held(job.folder, n) as todo:
+        measured = metrics.stored(job.folder, job.decides, evaluator, n) if evaluator and reuse else None
+        if measured and not (todo and options.keep_images):
+            logging.info(f"measured already: {metrics.path_of(job.folder)}")
+            return measured
         _announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
-        batches = sorted({i // batch_size for i in todo})
-        mine = set(batches[distributed.rank() :: distributed.world_size()])
-        todo = [i for i in todo if i // batch_size in mine]
-        with progress_bar(len(todo), unit="image", desc="images") as bar:
-            for i, image in job.diffusion.sample(todo, job.sampling, batch_size):
-                images.write_png(job.folder / names[i], image)
-                bar.update()
+        samples = evaluator.samples(n, batch_size, job.folder, job.diffusion.image_shape) if evaluator else None
+        _sample(job, todo, batch_size, samples, options.keep_images)
+        if evaluator and samples:
+            measured = metrics.measure(evaluator, samples, job.decides, began)
+    if options.keep_images:
         shown = names[:SHEET_IMAGES]
-        rows = [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)]
-    _finish(job, rows, n)
+        _finish(job, [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)], n)
+    return measured
+
+
+def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples | None, keep_images: bool) -> None:
+    """This rank's share of the images `todo`, whole batches at a time; `samples` gets those too that are there already."""
+    unfinished = sorted({i // batch_size for i in todo})
+    if samples:
+        finished = sorted(set(range(-(-samples.n // batch_size))).difference(unfinished))
+        samples.read(finished[distributed.rank() :: distributed.world_size()])
+    mine = set(unfinished[distributed.rank() :: distributed.world_size()])
+    todo = [i for i in todo if i // batch_size in mine]
+    with progress_bar(len(todo), unit="image", desc="images") as bar:
+        for indices, batch in job.diffusion.sample_batches(todo, job.sampling, batch_size):
+            if samples:
+                samples.add(indices, batch)
+            if keep_images:
+                for i, image in zip(indices, batch.cpu(), strict=True):
+                    images.write_png(job.folder / f"{i}.png", image)
+            bar.update(len(indices))
 
 
 def interpolation(options: Options, config: Config, device: torch.device) -> None:
     """Write {k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
-    job = _job(options, config, device, INTERPOLATION_POINTS)
+    diffusion = Diffusion(config, device)
+    job = _job(options, diffusion, load_weights(diffusion, options), INTERPOLATION_POINTS)
     names = [f"{k}.png" for k in range(INTERPOLATION_POINTS)]
     with _missing(job, names) as todo:
         _announce(options, job, len(todo), len(names) - len(todo), "as one batch")
@@ -72,7 +121,8 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
 
 def sequence(options: Options, config: Config, device: torch.device) -> None:
     """Write {j}_{i}.png, the x0 that chain j of 8 predicts at step i, as the steps run (arXiv 2010.02502, figure 4)."""
-    job = _job(options, config, device, SEQUENCE_CHAINS, keep_repeats=True)
+    diffusion = Diffusion(config, device)
+    job = _job(options, diffusion, load_weights(diffusion, options), SEQUENCE_CHAINS, keep_repeats=True)
     steps = len(job.sampling.timesteps)
     names = [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
     with _missing(job, names) as todo:
@@ -88,8 +138,8 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
     _finish(job, [[f"{j}_{i}.png" for i in columns] for j in range(SEQUENCE_CHAINS)], len(names))
 
 
-def _job(options: Options, config: Config, device: torch.device, batch_size: int, keep_repeats: bool = False) -> Job:
-    diffusion, path, which = load_diffusion(options, config, device)
+def _job(options: Options, diffusion: Diffusion, loaded: Loaded, batch_size: int, keep_repeats: bool = False) -> Job:
+    config, device = diffusion.config, diffusion.device
     timesteps = diffusion.timesteps(options.skip_type, options.timesteps, keep_repeats=keep_repeats)
     noisy = options.sample_type == "ddpm_noisy"
     if noisy and options.eta_given:
@@ -107,7 +157,10 @@ def _job(options: Options, config: Config, device: torch.device, batch_size: int
         "precision": devices.precision_in_words(device),
         "timesteps": list(timesteps),
     }
-    records = {"checkpoint": str(path), "kind": which, "config": options.config, "batch_size": batch_size, "device": str(device)}
+    records = {
+        "checkpoint": str(loaded.path), "kind": loaded.kind, "config": options.config, "batch_size": batch_size,
+        "device": str(device),
+    }  # fmt: skip
     return Job(diffusion, sampling, options.image_dir, decides, records)
 
 
@@ -123,6 +176,17 @@ def _missing(job: Job, names: Sequence[str]) -> Iterator[list[int]]:
         todo = images.missing(job.folder, names)
         distributed.barrier()  # every rank has looked before one writes
         yield todo
+        distributed.barrier()
+
+
+@contextmanager
+def _held(folder: Path, n: int) -> Iterator[list[int]]:
+    """Hold the folder's name for numbers without images, and give all n of them to make."""
+    with ExitStack() as stack:
+        with distributed.main_first():
+            if distributed.is_main():
+                stack.enter_context(files.locked(folder))
+        yield list(range(n))
         distributed.barrier()
 
 
