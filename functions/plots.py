@@ -17,6 +17,8 @@ class Point(NamedTuple):
 
 Curve = list[Point]
 
+MOST_TICKS = 10
+
 
 def lines(path: Path, curves: dict[str, Curve], x_label: str, y_label: str, log_x: bool) -> None:
     """Each curve as a line with its name; published values are crosses. y is logarithmic where it is above 0."""
@@ -31,13 +33,14 @@ def lines(path: Path, curves: dict[str, Curve], x_label: str, y_label: str, log_
         known = [(point.x, point.published) for point in curve if point.published is not None]
         if known:
             axes.plot(*zip(*known, strict=True), "x", color=line.lines[0].get_color(), label=f"{name}, published")
-    ticks = sorted({point.x for curve in curves.values() for point in curve})
     if log_x:
         axes.set_xscale("log")
     if all(point.y > 0 for curve in curves.values() for point in curve):
         axes.set_yscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    ticks = sorted({point.x for curve in curves.values() for point in curve})
+    if len(ticks) <= MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -26,6 +26,11 @@ def run(options: Options, config: Config) -> None:
 
 def _do_task(options: Options, config: Config, device: torch.device) -> None:
     # Imported when needed, for a task's own libraries take seconds to load.
+    if options.plan:
+        from runners.plan import plan
+
+        plan(options, config, device)
+        return
     match options.mode:
         case "train":
             from runners.training import train as task

@@ -46,6 +46,7 @@ def cells(options: Options) -> list[Options]:
     return [
         replace(
             options, ckpts=ckpts, sample_types=(kind,), etas=(eta,), step_counts=(S,), seeds=(seed,),
+            eta_given=options.eta_given and len(options.sample_types) == 1,
             image_folder=str(Path(options.image_folder, _name(options, ckpts, kind, eta, S, seed))),
         )
         for ckpts, (kind, eta), S, seed in product(files_or_own, samplers, options.step_counts, options.seeds)
@@ -54,7 +55,7 @@ def cells(options: Options) -> list[Options]:
 
 def _name(options: Options, ckpts: tuple[str, ...], kind: str, eta: float, S: int, seed: int) -> str:
     """The same for a cell in every grid that has it, but for the checkpoint, which only several make part of the name."""
-    name = f"S{S}_{kind if kind == NOISY else f'eta{eta:g}'}_seed{seed}"
+    name = f"S{S}_{kind if kind == NOISY else f'eta{eta:.12g}'}_seed{seed}"
     return f"{_label(ckpts[0], options.ckpts)}_{name}" if len(options.ckpts) > 1 else name
 
 

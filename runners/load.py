@@ -40,10 +40,18 @@ def load_weights(diffusion: Diffusion, options: Options) -> Loaded:
 
 def checkpoint_path(options: Options, config: Config) -> Path:
     """The file with the weights asked for; published ones are fetched."""
+    path = local_checkpoint(options, config)
+    if path is not None:
+        return path
+    with distributed.main_first():
+        return pretrained.fetch(pretrained.published_weights(config.data))
+
+
+def local_checkpoint(options: Options, config: Config) -> Path | None:
+    """The file with the weights asked for, None for published ones."""
     if options.ckpt is not None:
         return Path(options.ckpt)
     if options.use_pretrained:
-        with distributed.main_first():
-            return pretrained.fetch(pretrained.published_weights(config.data))
+        return None
     ckpt_id = config.sampling.ckpt_id
     return options.log_dir / ("ckpt.pth" if ckpt_id is None else f"ckpt_{ckpt_id}.pth")

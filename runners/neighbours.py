@@ -45,7 +45,8 @@ def examine(samples: Tensor, dataset: Images, features: Tensor, extractor: Extra
     found = {"pixels": _matches(by_pixels), "features": _matches(by_features)}
     if distributed.is_main():
         closest = found["features"].distances[: len(samples)].argsort()[:SHOWN].tolist()
-        images.sheet(sheet, [[samples[i], *(_picture(dataset, match, i) for match in found.values())] for i in closest])
+        matches = [[_picture(dataset, match, i) for i in closest] for match in found.values()]
+        images.sheet(sheet, [[samples[i] for i in closest], *matches])
     return {space: _summary(match, len(samples)) for space, match in found.items()}
 
 

@@ -55,7 +55,7 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
             loaded = load_weights(diffusion, cell)
         if options.is_grid:
             logging.info(f"cell {k + 1} of {len(cells)}: {cell.image_folder}")
-        job = _job(cell, diffusion, loaded, cell.batch_size)
+        job = make_job(cell, diffusion, loaded, cell.batch_size)
         measured = _make(cell, job, evaluator, reuse=options.is_grid or not options.keep_images)
         results.append(grid.Result(cell, str(loaded.path), loaded.step, len(job.sampling.timesteps), measured))
         if measured and not options.is_grid and distributed.is_main():
@@ -106,7 +106,7 @@ def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples
 def interpolation(options: Options, config: Config, device: torch.device) -> None:
     """Write {k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
     diffusion = Diffusion(config, device)
-    job = _job(options, diffusion, load_weights(diffusion, options), INTERPOLATION_POINTS)
+    job = make_job(options, diffusion, load_weights(diffusion, options), INTERPOLATION_POINTS)
     names = [f"{k}.png" for k in range(INTERPOLATION_POINTS)]
     with _missing(job, names) as todo:
         _announce(options, job, len(todo), len(names) - len(todo), "as one batch")
@@ -122,7 +122,7 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
 def sequence(options: Options, config: Config, device: torch.device) -> None:
     """Write {j}_{i}.png, the x0 that chain j of 8 predicts at step i, as the steps run (arXiv 2010.02502, figure 4)."""
     diffusion = Diffusion(config, device)
-    job = _job(options, diffusion, load_weights(diffusion, options), SEQUENCE_CHAINS, keep_repeats=True)
+    job = make_job(options, diffusion, load_weights(diffusion, options), SEQUENCE_CHAINS, keep_repeats=True)
     steps = len(job.sampling.timesteps)
     names = [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
     with _missing(job, names) as todo:
@@ -138,7 +138,8 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
     _finish(job, [[f"{j}_{i}.png" for i in columns] for j in range(SEQUENCE_CHAINS)], len(names))
 
 
-def _job(options: Options, diffusion: Diffusion, loaded: Loaded, batch_size: int, keep_repeats: bool = False) -> Job:
+def make_job(options: Options, diffusion: Diffusion, loaded: Loaded, batch_size: int, keep_repeats: bool = False) -> Job:
+    """The work on the folder of `options`, a single run or a cell."""
     config, device = diffusion.config, diffusion.device
     timesteps = diffusion.timesteps(options.skip_type, options.timesteps, keep_repeats=keep_repeats)
     noisy = options.sample_type == "ddpm_noisy"
