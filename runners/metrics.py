@@ -19,7 +19,7 @@ from configs import Config
 from configs.options import Options
 from functions import distributed, files, images
 from functions.metrics import frechet, scores
-from functions.metrics.extractor import load_extractor
+from functions.metrics.extractor import Extractor, load_extractor
 from functions.metrics.frechet import Moments
 from runners import neighbours, reference
 from runners.reference import Reference
@@ -27,7 +27,7 @@ from runners.reference import Reference
 # Below this many images a metric has no value, and below twice its groups FID has no interval.
 FEWEST = {"fid": 2, "is": scores.IS_SPLITS, "kid": 2, "pr": scores.PR_NEIGHBOURS + 1, "nn": 1}
 USUAL_N = 50_000
-LIBRARIES = ("torch", "torch-fidelity", "numpy", "scipy", "pillow")
+LIBRARIES = ("torch-fidelity", "numpy", "scipy", "pillow")
 
 
 class Evaluator:
@@ -59,7 +59,7 @@ class Evaluator:
     def samples(self, n: int, batch_size: int, folder: Path, shape: tuple[int, int, int]) -> "Samples":
         """For the features of n images (c, h, w). The reference is computed first: what is wrong with it shows early."""
         _ = self.reference
-        return Samples(self, n, batch_size, folder, shape)
+        return Samples(self.extractor, self.metrics, n, batch_size, folder, shape)
 
     def decides(self, num_samples: int) -> dict[str, Any]:
         """What the numbers depend on besides the images."""
@@ -70,7 +70,7 @@ class Evaluator:
         }
 
     def scores(self, samples: "Samples") -> dict[str, Any]:
-        """The value of each metric as plain JSON values; `samples` are used up. Every rank must ask."""
+        """The value of each metric as plain JSON values. Every rank must ask."""
         samples.sum_over_ranks()
         results: dict[str, Any] = {}
         if "fid" in self.metrics:
@@ -94,14 +94,21 @@ class Samples:
     Features are computed for aligned batches, as the images are, from `folder` where it has some of them already.
     """
 
-    def __init__(self, evaluator: Evaluator, n: int, batch_size: int, folder: Path, shape: tuple[int, int, int]):
-        self.extractor, self.n, self.batch_size, self.folder, self.shape = evaluator.extractor, n, batch_size, folder, shape
-        metrics, dim = set(evaluator.metrics), evaluator.extractor.dim
+    def __init__(
+        self,
+        extractor: Extractor,
+        metrics: Sequence[str],
+        n: int,
+        batch_size: int,
+        folder: Path,
+        shape: tuple[int, int, int],
+    ):
+        self.extractor, self.n, self.batch_size, self.folder, self.shape = extractor, n, batch_size, folder, shape
         self.seen = torch.zeros(n, dtype=torch.int32)
         count = 0 if "fid" not in metrics else frechet.GROUPS if n >= 2 * frechet.GROUPS else 1
-        self.groups = [Moments(dim, self.extractor.device) for _ in range(count)]
-        self.features = torch.zeros(n, dim) if metrics & {"kid", "pr"} else None
-        self.logits = torch.zeros(n, self.extractor.classes) if "is" in metrics else None
+        self.groups = [Moments(extractor.dim, extractor.device) for _ in range(count)]
+        self.features = torch.zeros(n, extractor.dim) if {"kid", "pr"} & set(metrics) else None
+        self.logits = torch.zeros(n, extractor.classes) if "is" in metrics else None
         self.examined = torch.zeros(min(n, neighbours.EXAMINED) if "nn" in metrics else 0, *shape, dtype=torch.uint8)
 
     def read(self, batches: Iterable[int]) -> None:
@@ -166,7 +173,11 @@ def measure(evaluator: Evaluator, samples: Samples, decides: dict[str, Any], beg
         "device": str(evaluator.extractor.device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began, 1),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            **{name: version(name) for name in LIBRARIES},
+        },
     }
     if distributed.is_main():
         _store(path_of(samples.folder), decides, measured)

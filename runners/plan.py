@@ -185,7 +185,7 @@ def _seconds_per_image(batch_size: int, work: Callable[[int], None]) -> tuple[fl
     work(1)  # the first call prepares the device
     n = min(batch_size, max(1, int(LONG / _timed(work, 1))))
     work(n)
-    return _timed(work, n) / n, n
+    return min(_timed(work, n), _timed(work, n)) / n, n
 
 
 def _timed(work: Callable[[int], None], n: int) -> float:
