@@ -1,7 +1,8 @@
 """Feature extractors: torch-fidelity's Inception with the weights of 2015 that FID is defined by, or an exported program."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,7 @@ class Extractor:
 
         Raises FloatingPointError where they are not finite.
         """
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with _full_precision():
             parts = [self._chunk(chunk.to(self.device)) for chunk in images.split(CHUNK)]
         features = torch.cat([part.features for part in parts])
         if not features.isfinite().all():
@@ -59,6 +60,18 @@ class Extractor:
             return Features(output.float(), None)
         features, logits = output
         return Features(features.float(), logits.float())
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Inside the block products are float32 on every device, whatever the network's own precision is."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def load_extractor(path: Path | None, image_size: int, device: torch.device) -> Extractor:
