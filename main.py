@@ -5,7 +5,8 @@ import sys
 import traceback
 
 from configs import Config, load_config
-from configs.options import complete, parse
+from configs.arguments import parse
+from configs.options import complete
 
 INTERRUPTED = "interrupted; what was written is whole: images continue with the same command, training with --resume_training"
 
@@ -43,7 +44,7 @@ def _config(arguments: argparse.Namespace) -> Config | None:
         return None
     from functions.weights.pretrained import own_config  # imports torch, to read what may be a folder of another program
 
-    return own_config(arguments.ckpt)
+    return own_config(arguments.ckpt[0])
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:

@@ -35,7 +35,7 @@ from functions.weights import diffusers_config
 from runners.diffusion import Diffusion, Sampling, build_unet
 
 ROOT = Path(__file__).resolve().parent.parent
-LOGGED = re.compile(r"(\d+) images in ([\d.]+) s")
+LOGGED = re.compile(r"first batch, (\d+) images in ([\d.]+) s")
 
 # How to run what is measured: a function below, and the flags of main.py that it takes.
 VARIANTS = {

@@ -1,41 +1,30 @@
-"""The command line as a frozen, checked `Options`. Runs before torch is imported, so that a refusal takes no time."""
+"""What the user asked, as a frozen, checked `Options` with every default filled in."""
 
 import argparse
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
-from configs import Config, nearest
-
-DEFAULT_SEED = 1234
-DEFAULT_NUM_SAMPLES = 50_000
-DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations an image
-DEFAULT_TIMESTEPS = 1000
-
-EXAMPLES = """\
-examples:
-  train                 main.py --config cifar10.yml --exp E --doc D --ni
-  continue the run      main.py --config cifar10.yml --exp E --doc D --resume_training
-  images for FID        main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 50 --eta 0 -i ddim50
-  the same from a file  main.py --config cifar10.yml --exp E --ckpt ckpt.pth --sample --fid --timesteps 50 -i ddim50
-  published weights     main.py --config cifar10.yml --exp E --use_pretrained --sample --fid --timesteps 50 -i ddpm50
-  paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
-  x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
-  bits per dimension    main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
-  are the data right?   main.py --config cifar10.yml --exp E --preview
-  weights for diffusers main.py --config cifar10.yml --exp E --doc D --export folder
-  what a file holds     main.py --inspect ckpt.pth
-"""
+from configs import Config
+from configs.arguments import (
+    DEFAULT_NUM_SAMPLES,
+    DEFAULT_SEED,
+    DEFAULT_TEST_IMAGES,
+    DEFAULT_TIMESTEPS,
+    METRICS,
+    OTHER_MODES,
+    SAMPLE_MODES,
+)
 
 Mode = Literal["train", "test", "preview", "export", "inspect", "fid", "interpolation", "sequence"]
-SAMPLE_MODES = ("fid", "interpolation", "sequence")
-OTHER_MODES = ("test", "preview", "export", "inspect")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked of one run, with every default filled in."""
+    """What the user asked of one run, with every default filled in.
+
+    The flags that may repeat are tuples; where each holds one value, as in every cell of a grid, the properties give it.
+    """
 
     config: str  # the checkpoint's name where its own config serves
     exp: str
@@ -46,26 +35,54 @@ class Options:
     device: str | None
     precision: Literal["default", "fp32", "bf16"]
     compile: Literal["auto", "on", "off"]
-    seed: int
+    seeds: tuple[int, ...]
     seed_given: bool
     data: str | None
     resume_training: Literal["auto", "always"] | None
     mode: Mode
     export: str | None
     inspect: str | None
-    ckpt: str | None
+    ckpts: tuple[str, ...]  # empty for the run's own and for the published weights
     use_pretrained: bool
     weights: Literal["ema", "raw"] | None
     image_folder: str
     num_samples: int
     num_samples_given: bool
     batch_size: int | Literal["auto"] | None  # None: auto on CUDA, the config's elsewhere
-    reference: str
-    timesteps: int
+    step_counts: tuple[int, ...]
     skip_type: Literal["uniform", "quad"]
-    eta: float
+    etas: tuple[float, ...]
     eta_given: bool
-    sample_type: Literal["generalized", "ddpm_noisy"]
+    sample_types: tuple[str, ...]
+    metrics: tuple[str, ...]
+    features: str | None
+    reference: str
+    keep_images: bool
+    plan: bool
+
+    @property
+    def seed(self) -> int:
+        return self.seeds[0]
+
+    @property
+    def ckpt(self) -> str | None:
+        return self.ckpts[0] if self.ckpts else None
+
+    @property
+    def timesteps(self) -> int:
+        return self.step_counts[0]
+
+    @property
+    def eta(self) -> float:
+        return self.etas[0]
+
+    @property
+    def sample_type(self) -> str:
+        return self.sample_types[0]
+
+    @property
+    def is_grid(self) -> bool:
+        return any(len(v) > 1 for v in (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types))
 
     @property
     def log_dir(self) -> Path:
@@ -80,17 +97,6 @@ class Options:
         return Path(self.exp, "image_samples", self.image_folder)
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The checked arguments, None where one was not given. Raises ValueError with one sentence; --help exits."""
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise ValueError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags())}")
-    _check_values(arguments)
-    _check_combination(arguments)
-    return arguments
-
-
 def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
     """The arguments with their defaults; only --inspect does without a config.
 
@@ -98,21 +104,26 @@ def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
     """
     total = config.diffusion.num_diffusion_timesteps if config else DEFAULT_TIMESTEPS
     values = vars(arguments) | {
-        "config": arguments.config or arguments.ckpt or "",
+        "config": arguments.config or (arguments.ckpt[0] if arguments.ckpt else ""),
         "mode": next((mode for mode in (*OTHER_MODES, *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
         "doc": arguments.doc or "",
-        "seed": DEFAULT_SEED if arguments.seed is None else arguments.seed,
+        "seeds": tuple(arguments.seed or [DEFAULT_SEED]),
         "seed_given": arguments.seed is not None,
-        "eta": arguments.eta or 0.0,
+        "ckpts": tuple(arguments.ckpt or ()),
+        "etas": tuple(arguments.eta or [0.0]),
         "eta_given": arguments.eta is not None,
         "num_samples": arguments.num_samples or (DEFAULT_TEST_IMAGES if arguments.test else DEFAULT_NUM_SAMPLES),
         "num_samples_given": arguments.num_samples is not None,
-        "reference": arguments.reference or "test",
-        "timesteps": arguments.timesteps or min(DEFAULT_TIMESTEPS, total),
+        "step_counts": tuple(arguments.timesteps or [min(DEFAULT_TIMESTEPS, total)]),
+        "sample_types": tuple(arguments.sample_type or ["generalized"]),
+        "metrics": tuple(metric for metric in METRICS if metric in (arguments.metrics or ())),
+        "reference": arguments.reference or ("test" if arguments.test else "train"),
+        "keep_images": arguments.keep_images != "no",
     }
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
-    if options.timesteps > total:
-        raise ValueError(f"--timesteps is {options.timesteps}; {options.config} has {total} timesteps, so at most {total}")
+    most = max(options.step_counts)
+    if most > total:
+        raise ValueError(f"--timesteps is {most}; {options.config} has {total} timesteps, so at most {total}")
     if config is not None:
         _check_task(options.mode, config)
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
@@ -127,153 +138,3 @@ def _check_task(mode: Mode, config: Config) -> None:
         raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
     if mode == "test" and config.data.logit_transform:
         raise ValueError("data.logit_transform is on, so 8-bit levels are unevenly spaced for the model: --test has no bits/dim")
-
-
-def flags() -> list[str]:
-    """Every flag there is, as it is typed."""
-    return [flag for action in _parser()._actions for flag in action.option_strings]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="main.py",
-        description="Denoising diffusion implicit models (arXiv 2010.02502): train, sample in few steps, interpolate.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument_group("every task").add_argument
-    add("--config", metavar="FILE", help="a name under configs/ or a path (default: the one that comes with --ckpt)")
-    add("--exp", default="exp", metavar="DIR", help="where logs, images and data sets lie (default: exp)")
-    add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
-    add("--seed", type=_seed, metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
-    add("--device", metavar="NAME", help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)")
-    add("--precision", default="default", choices=["default", "fp32", "bf16"],
-        help="default: torch's, with TF32 convolutions on CUDA; fp32: without; bf16: in bfloat16 (default: default)")  # fmt: skip
-    add("--compile", default="auto", choices=["auto", "on", "off"],
-        help="compile the network; auto: on CUDA, where the work left repays it (default: auto)")  # fmt: skip
-    add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")
-    add("--comment", default="", metavar="TEXT", help="a note, kept in the run's log")
-    add("--verbose", default="info", type=str.lower, choices=["debug", "info", "warning", "error", "critical"],
-        help="how much is logged; debug shows tracebacks (default: info)")  # fmt: skip
-    add("--ni", action="store_true", help="no interaction: never ask, move an existing run aside")
-
-    add = parser.add_argument_group("training (the task when no other is named)").add_argument
-    add("--resume_training", nargs="?", const="always", choices=["always", "auto"],
-        help="continue the run; with auto, start one where there is none")  # fmt: skip
-
-    add = parser.add_argument_group("other tasks").add_argument
-    add("--sample", action="store_true", help="make images, with one of the next three")
-    add("--fid", action="store_true", help="{i}.png for i from 0 to --num_samples - 1")
-    add("--interpolation", action="store_true", help="11 images between two latents: {i}.png")
-    add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
-    add("--test", action="store_true", help="bits per dimension and the training loss on the test split")
-    add("--preview", action="store_true", help="64 training images as the model sees them: {image_folder}.preview.png")
-    add("--export", metavar="PATH", help="write the weights as FILE.pth (upstream's), FILE.safetensors, or a diffusers folder")
-    add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
-
-    add = parser.add_argument_group("weights, for --sample, --test and --export").add_argument
-    add("--ckpt", metavar="PATH", help="a checkpoint file, a diffusers folder, hf://owner/name, or a published name such as "
-        "ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id)")  # fmt: skip
-    add("--use_pretrained", action="store_true", help="the published EMA weights of the config's data set")
-    add("--weights", choices=["ema", "raw"], help="which of a checkpoint's weights (default: ema where it has them)")
-
-    add = parser.add_argument_group("sampling").add_argument
-    add("-i", "--image_folder", default="images", metavar="NAME", help="{exp}/image_samples/NAME (default: images)")
-    add("--num_samples", type=int, metavar="N",
-        help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES}) or --test ({DEFAULT_TEST_IMAGES})")  # fmt: skip
-    add("--batch_size", type=_batch_size, metavar="B",
-        help="images at a time with --fid or --test; auto: what fits (default: auto on CUDA, else the config's)")  # fmt: skip
-    add("--reference", metavar="REF", help="the split that --test evaluates: test or train (default: test)")
-    add("--timesteps", type=int, metavar="S", help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)")
-    add("--skip_type", default="uniform", type=_skip_type, choices=["uniform", "quad"], metavar="TYPE",
-        help="how the steps are spaced: uniform, or quad (also quadratic) (default: uniform)")  # fmt: skip
-    add("--eta", type=float, metavar="E", help="noise of generalized: 0 is DDIM, 1 is DDPM (default: 0)")
-    add("--sample_type", default="generalized", choices=["generalized", "ddpm_noisy"],
-        help="the update: generalized (DDIM), or ddpm_noisy, DDPM with the larger variance (default: generalized)")  # fmt: skip
-    return parser
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no seed; it must be a whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
-def _batch_size(text: str) -> int | str:
-    if text != "auto" and not text.lstrip("-").isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no batch size; it must be a whole number or auto")
-    return text if text == "auto" else int(text)
-
-
-def _skip_type(text: str) -> str:
-    return "quad" if text == "quadratic" else text
-
-
-def _check_values(arguments: argparse.Namespace) -> None:
-    for flag in ("num_samples", "batch_size", "timesteps"):
-        value = getattr(arguments, flag)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{flag} is {value}; it must be at least 1")
-    if arguments.reference not in (None, "test", "train"):
-        raise ValueError(f"--reference is {arguments.reference!r}; --test takes test or train")
-    if arguments.eta is not None and not 0 <= arguments.eta <= 1:  # NaN is not in the range either
-        raise ValueError(f"--eta is {arguments.eta}; it must be from 0 (DDIM) to 1 (DDPM)")
-    if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
-        raise ValueError(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
-    for flag in ("export", "inspect"):
-        if getattr(arguments, flag) == "":
-            raise ValueError(f"--{flag} is ''; it must be a path")
-    for flag in ("doc", "image_folder"):
-        name = getattr(arguments, flag)
-        if name is not None and Path(name).name in ("", ".."):
-            raise ValueError(f"--{flag} is {name!r}; it must be a folder's name")
-
-
-def _check_combination(arguments: argparse.Namespace) -> None:
-    modes = [f"--{mode}" for mode in SAMPLE_MODES if getattr(arguments, mode)]
-    if arguments.sample and len(modes) != 1:
-        given = " and ".join(modes) if modes else "none"
-        raise ValueError(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
-    if modes and not arguments.sample:
-        raise ValueError(f"{modes[0]} goes with --sample")
-    tasks = [f"--{task}" for task in ("sample", *OTHER_MODES, "resume_training") if getattr(arguments, task)]
-    if len(tasks) > 1:
-        raise ValueError(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
-    if arguments.ckpt is not None and arguments.use_pretrained:
-        raise ValueError("--ckpt and --use_pretrained both name the weights; give one of them")
-    loads = arguments.sample or arguments.test or arguments.export is not None
-    needs = {
-        "ckpt": ("--sample, --test or --export", loads),
-        "use_pretrained": ("--sample, --test or --export", loads),
-        "weights": ("--sample, --test or --export", loads),
-        "num_samples": ("--sample --fid or --test", arguments.fid or arguments.test),
-        "batch_size": ("--sample --fid or --test", arguments.fid or arguments.test),
-        "reference": ("--test", arguments.test),
-    }
-    for flag, (needed, there) in needs.items():
-        if getattr(arguments, flag) and not there:
-            raise ValueError(f"--{flag} goes with {needed}")
-    if arguments.export is not None:
-        _check_export(Path(arguments.export), arguments.weights)
-    if arguments.inspect is not None:
-        return
-    if arguments.config is None and arguments.ckpt is None:
-        raise ValueError("--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own")
-    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained and not arguments.preview:
-        instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
-        raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")
-
-
-def _check_export(path: Path, weights: str | None) -> None:
-    if path.suffix in (".ckpt", ".pt", ".bin"):
-        raise ValueError(f"--export {path}: a file is .pth, upstream's, or .safetensors; any other name is a diffusers folder's")
-    if path.suffix == ".pth" and weights is not None:
-        raise ValueError(f"--export {path} takes no --weights: upstream's format holds both")
-    if path.exists() or not path.name:
-        raise ValueError(f"--export {path} is there already, and nothing is overwritten; name another")

@@ -109,6 +109,13 @@ def least(n: int, device: torch.device) -> int:
     return int(numbers)
 
 
+def sum_over_ranks(x: Tensor, device: torch.device) -> None:
+    """The sum over the ranks, in place, of what lies in host memory: some rows at a time by way of `device`."""
+    if dist.is_initialized():
+        for rows in x.split(4096):
+            rows.copy_(all_reduce_sum(rows.to(device)))
+
+
 def parallel(model: nn.Module) -> nn.Module:
     """The model with its gradients averaged over the ranks."""
     return DistributedDataParallel(model, gradient_as_bucket_view=True) if dist.is_initialized() else model

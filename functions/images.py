@@ -53,6 +53,32 @@ def png_writer(folder: Path) -> Iterator[Callable[[Sequence[str], Tensor], None]
         pool.shutdown(cancel_futures=True)
 
 
+def read_png(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """A picture as uint8 (c, h, w). Raises ValueError where it can't be decoded, or has another size than `shape`."""
+    channels, height, width = shape
+    check_size(path, shape)
+    try:
+        with Image.open(path) as image:
+            array = np.array(image.convert("L" if channels == 1 else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the image {path} cannot be decoded ({error})") from None
+    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def check_size(path: Path, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError where the picture is not one of `shape` (c, h, w); only its header is read."""
+    _, height, width = shape
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except OSError as error:
+        raise ValueError(f"the image {path} cannot be decoded ({error})") from None
+    if size != (width, height):
+        raise ValueError(
+            f"the image {path} has {size[0]} x {size[1]} pixels; all must have {width} x {height}, the config's size"
+        )
+
+
 def missing(folder: Path, names: Sequence[str]) -> list[int]:
     """The positions of `names` that are not files of `folder`."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
@@ -64,10 +90,9 @@ def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> No
     _write_sheet(path, [[_cell_of_file(folder / name) for name in row] for row in rows])
 
 
-def contact_sheet_of(path: Path, images: Tensor, columns: int) -> None:
-    """One picture of `images`, uint8 (n, 1 or 3, h, w), in rows of `columns`."""
-    cells = [_cell(_to_pil(image)) for image in images]
-    _write_sheet(path, [cells[i : i + columns] for i in range(0, len(cells), columns)])
+def sheet(path: Path, rows: Sequence[Sequence[Tensor]]) -> None:
+    """One picture of uint8 images (1 or 3, h, w), small ones enlarged without smoothing."""
+    _write_sheet(path, [[_cell(_to_pil(image)) for image in row] for row in rows])
 
 
 def _write_sheet(path: Path, cells: Sequence[Sequence[Image.Image]]) -> None:

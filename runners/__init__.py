@@ -32,6 +32,11 @@ def _do_task(options: Options, config: Config | None, device: torch.device) -> N
 
         return inspect(options, config)
     assert config is not None
+    if options.plan:
+        from runners.plan import plan
+
+        plan(options, config, device)
+        return
     match options.mode:
         case "train":
             from runners.training import train as task

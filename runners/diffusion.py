@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from configs import Config
-from configs.options import DEFAULT_SEED
+from configs.arguments import DEFAULT_SEED
 from datasets.scaling import from_model_range
 from functions import acceleration, devices, weights
 from functions.background import pinned, prefetch, to_host

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,15 +13,35 @@ from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import Diffusion
 
 
+class Loaded(NamedTuple):
+    """A checkpoint's file, which of its weights were taken ("ema", "raw", or a "bare" state dict's), and its step or 0."""
+
+    path: Path
+    kind: str
+    step: int
+
+
 def load_diffusion(options: Options, config: Config, device: torch.device) -> tuple[Diffusion, Path, str]:
     """The network with the weights asked for, their file, and whether they are "ema", "raw" or a "bare" state dict's."""
-    checkpoint, path = load_named(options, config)
+    diffusion = new_diffusion(options, config, device)
+    path, kind, _ = load_weights(diffusion, options)
+    return diffusion, path, kind
+
+
+def new_diffusion(options: Options, config: Config, device: torch.device) -> Diffusion:
+    """A network yet without weights, that computes as the options ask."""
     diffusion = Diffusion(config, device)
-    which = diffusion.load(checkpoint, options.weights, str(path))
     diffusion.accelerate(options.precision)
+    return diffusion
+
+
+def load_weights(diffusion: Diffusion, options: Options) -> Loaded:
+    """Give `diffusion` the weights asked for, in the place of those it has."""
+    checkpoint, path = load_named(options, diffusion.config)
+    kind = diffusion.load(checkpoint, options.weights, str(path))
     of_step = f", step {checkpoint.step}" if checkpoint.step else ""
-    logging.info(f"weights: {path} ({which}{of_step})")
-    return diffusion, path, which
+    logging.info(f"weights: {path} ({kind}{of_step})")
+    return Loaded(path, kind, checkpoint.step)
 
 
 def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:
@@ -33,3 +54,13 @@ def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:
         ckpt_id = config.sampling.ckpt_id
         path = options.log_dir / ("ckpt.pth" if ckpt_id is None else f"ckpt_{ckpt_id}.pth")
     return load_for(config, path), path
+
+
+def local_checkpoint(options: Options, config: Config) -> Path:
+    """Where the weights asked for lie, or will once they are downloaded."""
+    if options.ckpt is not None:
+        return pretrained.local(options.ckpt)
+    if options.use_pretrained:
+        return pretrained.for_data(config.data).path
+    ckpt_id = config.sampling.ckpt_id
+    return options.log_dir / ("ckpt.pth" if ckpt_id is None else f"ckpt_{ckpt_id}.pth")

@@ -9,7 +9,7 @@ from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, training_order
 from datasets.scaling import as_trained_on, from_model_range
 from functions import distributed
-from functions.images import contact_sheet_of, to_uint8
+from functions.images import sheet, to_uint8
 from functions.noise import BatchDraws, Stream, step_generator
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
@@ -17,9 +17,9 @@ SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 
 def preview(options: Options, config: Config, device: torch.device) -> None:
     """Write {image_folder}.preview.png and print how many images there are, of which shape and range."""
-    data, sheet = config.data, options.image_dir.with_name(f"{options.image_dir.name}.preview.png")
-    if sheet.with_suffix("").is_dir():
-        raise ValueError(f"{sheet} is the contact sheet of the images in {sheet.with_suffix('')}; name another with -i")
+    data, path = config.data, options.image_dir.with_name(f"{options.image_dir.name}.preview.png")
+    if path.with_suffix("").is_dir():
+        raise ValueError(f"{path} is the contact sheet of the images in {path.with_suffix('')}; name another with -i")
     root = dataset_root(data, options.exp, options.data)
     with distributed.main_first():
         dataset = get_dataset(data, root, train=True)
@@ -27,12 +27,12 @@ def preview(options: Options, config: Config, device: torch.device) -> None:
     if not distributed.is_main():
         return
     images, x0 = _first(config, dataset, options.seed, device)
-    contact_sheet_of(sheet, to_uint8(from_model_range(x0, data)).cpu(), SHEET_COLUMNS)
+    sheet(path, [list(row) for row in to_uint8(from_model_range(x0, data)).split(SHEET_COLUMNS)])
     shape = tuple(x0.shape[1:])
     print(f"training on {len(dataset):,} images of {data.dataset}, each {shape}")
     print(f"as they are read: {_range_of(images)}; as the model sees them: {_range_of(x0)}, over the {len(x0)} shown")
     print(f"{len(test_set):,} test images" if test_set is not None else f"no test split: {test_split_would_be(data, root)}")
-    print(f"contact sheet {sheet}")
+    print(f"contact sheet {path}")
 
 
 def _first(config: Config, dataset: Images, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,150 +1,156 @@
 """The tasks that make images: one function a mode, each into a folder that its manifest keeps for it."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from configs import Config
 from configs.options import Options
-from functions import acceleration, distributed, files, images, manifest
+from functions import distributed, images, manifest
 from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
-from functions.weights import weights_hash
-from runners import speed
-from runners.diffusion import Diffusion, Sampling
-from runners.load import load_diffusion
+from runners import grid, metrics, paper, speed
+from runners.diffusion import Diffusion
+from runners.job import Job, announce, finish, held, make_job, missing
+from runners.load import load_weights, new_diffusion
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 INTERPOLATION_POINTS = 11
 SEQUENCE_CHAINS, SEQUENCE_SHEET_STEPS = 8, 10
 
 
-@dataclass(frozen=True)
-class Job:
-    """A network, what decides its images, and the folder they go to."""
-
-    diffusion: Diffusion
-    sampling: Sampling
-    folder: Path
-    decides: dict[str, object]
-    records: dict[str, object]
-
-
 def fid(options: Options, config: Config, device: torch.device) -> None:
-    """Write {i}.png for every i below num_samples that is not there yet."""
-    n = options.num_samples
+    """Write {i}.png for every i below num_samples that is not there yet, and measure them: a folder for each cell of a grid."""
     if config.data.dataset == "CIFAR10" and options.skip_type == "uniform":
         logging.info("the paper's Table 1 spaced CIFAR10's timesteps by --skip_type quad")
-    job = _job(options, config, device)
-    names = [f"{i}.png" for i in range(n)]
-    batch_size = _batch_size(options, job, n)
-    with _missing(job, names, batch_size) as todo:
-        _announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
-        batches = sorted({i // batch_size for i in todo})
-        mine = set(batches[distributed.rank() :: distributed.world_size()])
-        todo = [i for i in todo if i // batch_size in mine]
-        speed.compile_where_it_repays(options, job.diffusion, batch_size, len(mine) * len(job.sampling.timesteps))
-        with images.png_writer(job.folder) as write, progress_bar(len(todo), unit="image", desc="images") as bar:
-            for indices, batch in job.diffusion.sample_batches(todo, job.sampling, batch_size):
-                write([names[i] for i in indices], batch)
-                bar.update(len(indices))
+    cells = grid.cells(options)
+    if options.is_grid:
+        grid.check(options)
+    diffusion = new_diffusion(options, config, device)
+    for cell in cells:
+        diffusion.timesteps(cell.skip_type, cell.timesteps)  # a refusal comes before the work
+    loaded = load_weights(diffusion, cells[0])
+    evaluator = metrics.Evaluator(options, config, device) if options.metrics else None
+    batch_size = speed.batch_size(options, diffusion, options.num_samples)
+    evaluations = sum(_evaluations(cell, diffusion, batch_size) for cell in cells)
+    speed.compile_where_it_repays(options, diffusion, batch_size, evaluations)
+    results = []
+    for k, cell in enumerate(cells):
+        if cell.ckpts != cells[max(0, k - 1)].ckpts:
+            loaded = load_weights(diffusion, cell)
+        if options.is_grid:
+            logging.info(f"cell {k + 1} of {len(cells)}: {cell.image_folder}")
+        job = make_job(cell, diffusion, loaded)
+        batch = _batch_size_of(cell, job, batch_size)
+        measured = _make(cell, job, batch, evaluator, reuse=options.is_grid or not options.keep_images)
+        results.append(grid.Result(cell, str(loaded.path), loaded.step, len(job.sampling.timesteps), measured))
+        if measured and not options.is_grid and distributed.is_main():
+            metrics.print_table(measured, paper.published_fid(config, cell))
+    if options.is_grid and distributed.is_main():
+        grid.write_tables(options, config, results)
+
+
+def _evaluations(options: Options, diffusion: Diffusion, batch_size: int) -> int:
+    """How often a cell will have this rank evaluate a batch, by the images that its folder has not."""
+    todo = images.missing(options.image_dir, _names(options)) if options.keep_images else range(options.num_samples)
+    batches = len({i // batch_size for i in todo})
+    return -(-batches // distributed.world_size()) * len(diffusion.timesteps(options.skip_type, options.timesteps))
+
+
+def _names(options: Options) -> list[str]:
+    return [f"{i}.png" for i in range(options.num_samples)]
+
+
+def _batch_size_of(options: Options, job: Job, found: int) -> int:
+    """The batch for a folder: one that was begun with what was found to fit then keeps that, so that it goes on exactly."""
+    there = manifest.check(job.folder, job.decides, options.num_samples) if options.keep_images else None
+    if options.batch_size is None and there is not None and job.diffusion.device.type == "cuda":
+        return there["parts"][-1]["batch_size"]
+    return found
+
+
+def _make(options: Options, job: Job, batch_size: int, evaluator: metrics.Evaluator | None, reuse: bool) -> dict[str, Any] | None:
+    """The images of one folder, measured as they are made; with `reuse`, a measurement that is there is taken as it is."""
+    n, names = options.num_samples, _names(options)
+    began = time.monotonic()
+    with missing(job, names, batch_size) if options.keep_images else held(job.folder, n) as todo:
+        measured = metrics.stored(job.folder, job.decides, evaluator, n) if evaluator and reuse else None
+        if measured and not (todo and options.keep_images):
+            logging.info(f"measured already: {metrics.path_of(job.folder)}")
+            return measured
+        announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
+        samples = evaluator.samples(n, batch_size, job.folder, job.diffusion.image_shape) if evaluator else None
+        _sample(job, todo, batch_size, samples, options.keep_images)
+        if evaluator and samples:
+            measured = metrics.measure(evaluator, samples, job.decides, began)
+    if options.keep_images:
         shown = names[:SHEET_IMAGES]
-        rows = [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)]
-    _finish(job, rows, n)
+        finish(job, [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)], n)
+    return measured
+
+
+def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples | None, keep_images: bool) -> None:
+    """This rank's share of the images `todo`, whole batches at a time; `samples` gets those too that are there already."""
+    unfinished = sorted({i // batch_size for i in todo})
+    if samples:
+        finished = sorted(set(range(-(-samples.n // batch_size))).difference(unfinished))
+        samples.read(finished[distributed.rank() :: distributed.world_size()])
+    mine = set(unfinished[distributed.rank() :: distributed.world_size()])
+    todo = [i for i in todo if i // batch_size in mine]
+    began, since = 0.0, 0
+    with images.png_writer(job.folder) as write, progress_bar(len(todo), unit="image", desc="images") as bar:
+        for k, (indices, batch) in enumerate(job.diffusion.sample_batches(todo, job.sampling, batch_size)):
+            if samples:
+                samples.add(indices, batch)
+            if keep_images:
+                write([f"{i}.png" for i in indices], batch)
+            bar.update(len(indices))
+            began, since = (time.monotonic(), 0) if k == 0 else (began, since + len(indices))
+    if since:
+        seconds = time.monotonic() - began
+        rate = since * len(job.sampling.timesteps) / seconds
+        logging.info(f"after the first batch, {since} images in {seconds:.3f} s: {rate:.4g} evaluations/s a process")
 
 
 def interpolation(options: Options, config: Config, device: torch.device) -> None:
     """Write {k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
-    job = _job(options, config, device)
+    diffusion = new_diffusion(options, config, device)
+    job = make_job(options, diffusion, load_weights(diffusion, options))
     names = [f"{k}.png" for k in range(INTERPOLATION_POINTS)]
-    with _missing(job, names, len(names)) as todo:
-        _announce(options, job, len(todo), len(names) - len(todo), "as one batch")
+    with missing(job, names, len(names)) as todo:
+        announce(options, job, len(todo), len(names) - len(todo), "as one batch")
         if todo and distributed.is_main():
-            speed.compile_where_it_repays(options, job.diffusion, len(names), len(job.sampling.timesteps))
-            z1, z2 = initial_noise(job.sampling.seed, (0, 1), job.diffusion.image_shape)
+            speed.compile_where_it_repays(options, diffusion, len(names), len(job.sampling.timesteps))
+            z1, z2 = initial_noise(job.sampling.seed, (0, 1), diffusion.image_shape)
             x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
-            made = job.diffusion.to_images(last(_with_bar(job, x_T)).x)
+            made = diffusion.to_images(last(_with_bar(job, x_T)).x)
             with images.png_writer(job.folder) as write:
                 write([names[k] for k in todo], made[todo])
-    _finish(job, [names], len(names))
+    finish(job, [names], len(names))
 
 
 def sequence(options: Options, config: Config, device: torch.device) -> None:
     """Write {j}_{i}.png, the x0 that chain j of 8 predicts at step i, as the steps run (arXiv 2010.02502, figure 4)."""
-    job = _job(options, config, device, keep_repeats=True)
+    diffusion = new_diffusion(options, config, device)
+    job = make_job(options, diffusion, load_weights(diffusion, options), keep_repeats=True)
     steps = len(job.sampling.timesteps)
     names = [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
-    with _missing(job, names, SEQUENCE_CHAINS) as todo:
-        _announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
+    with missing(job, names, SEQUENCE_CHAINS) as todo:
+        announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
         wanted = set(todo)
         if todo and distributed.is_main():
-            speed.compile_where_it_repays(options, job.diffusion, SEQUENCE_CHAINS, steps)
-            x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), job.diffusion.image_shape)
+            speed.compile_where_it_repays(options, diffusion, SEQUENCE_CHAINS, steps)
+            x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), diffusion.image_shape)
             with images.png_writer(job.folder) as write:
                 for i, step in enumerate(_with_bar(job, x_T)):
                     chains = [j for j in range(SEQUENCE_CHAINS) if i * SEQUENCE_CHAINS + j in wanted]
-                    write([f"{j}_{i}.png" for j in chains], job.diffusion.to_images(step.x0)[chains])
+                    write([f"{j}_{i}.png" for j in chains], diffusion.to_images(step.x0)[chains])
     columns = torch.linspace(0, steps - 1, min(steps, SEQUENCE_SHEET_STEPS)).round().int().tolist()
-    _finish(job, [[f"{j}_{i}.png" for i in columns] for j in range(SEQUENCE_CHAINS)], len(names))
-
-
-def _job(options: Options, config: Config, device: torch.device, keep_repeats: bool = False) -> Job:
-    diffusion, path, which = load_diffusion(options, config, device)
-    timesteps = diffusion.timesteps(options.skip_type, options.timesteps, keep_repeats=keep_repeats)
-    noisy = options.sample_type == "ddpm_noisy"
-    if noisy and options.eta_given:
-        logging.info("--eta has no effect with --sample_type ddpm_noisy, which has a noise of its own")
-    sampling = Sampling(timesteps, options.sample_type, options.eta, options.seed)
-    data = config.data
-    decides: dict[str, object] = {
-        "mode": options.mode,
-        "weights": weights_hash(diffusion.model.state_dict()),
-        "image": {"size": data.image_size, "rescaled": data.rescaled, "logit_transform": data.logit_transform},
-        "diffusion": asdict(config.diffusion),
-        "sample_type": options.sample_type,
-        "eta": None if noisy else sampling.eta,
-        "seed": sampling.seed,
-        "precision": acceleration.precision_in_words(options.precision, device),
-        "timesteps": list(timesteps),
-    }
-    records: dict[str, object] = {"checkpoint": str(path), "kind": which, "config": options.config, "device": str(device)}
-    return Job(diffusion, sampling, options.image_dir, decides, records)
-
-
-def _batch_size(options: Options, job: Job, n: int) -> int:
-    """The images at a time; a folder that was begun keeps the batch that was found then."""
-    there = manifest.check(job.folder, job.decides, n)
-    if options.batch_size is None and there is not None and job.diffusion.device.type == "cuda":
-        return there["parts"][-1]["batch_size"]
-    return speed.batch_size(options, job.diffusion, n)
-
-
-@contextmanager
-def _missing(job: Job, names: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Hold the folder for this job and give the positions of the names that are not there yet."""
-    manifest.check(job.folder, job.decides, len(names))  # before the lock, which is a file: a refusal writes nothing
-    with ExitStack() as stack:
-        with distributed.main_first():
-            if distributed.is_main():
-                stack.enter_context(files.locked(job.folder))
-                manifest.claim(job.folder, job.decides, len(names), job.records | {"batch_size": batch_size})
-        todo = images.missing(job.folder, names)
-        distributed.barrier()  # every rank has looked before one writes
-        yield todo
-        distributed.barrier()
-
-
-def _announce(options: Options, job: Job, to_make: int, there: int, how: str) -> None:
-    timesteps, device = job.sampling.timesteps, job.diffusion.device
-    logging.info(
-        f"{options.timesteps} steps asked, {len(timesteps)} evaluated, t from {timesteps[-1]} to {timesteps[0]}; "
-        f"{to_make} images to make {how}, {there} already there; {job.decides['precision']} on {device}"
-    )
+    finish(job, [[f"{j}_{i}.png" for i in columns] for j in range(SEQUENCE_CHAINS)], len(names))
 
 
 def _with_bar(job: Job, x_T: torch.Tensor) -> Iterator[Step]:
@@ -152,10 +158,3 @@ def _with_bar(job: Job, x_T: torch.Tensor) -> Iterator[Step]:
         for step in job.diffusion.denoise(x_T, range(len(x_T)), job.sampling):
             yield step
             bar.update()
-
-
-def _finish(job: Job, rows: Sequence[Sequence[str]], n: int) -> None:
-    if distributed.is_main():
-        sheet = job.folder.with_name(f"{job.folder.name}.png")
-        images.contact_sheet(sheet, job.folder, rows)
-        print(f"{n} images in {job.folder}, contact sheet {sheet}")

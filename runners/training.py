@@ -46,7 +46,7 @@ def train(options: Options, config: Config, device: torch.device) -> None:
     if checkpoint is not None:
         state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
 
-    last_step = _last_step(state, len(dataset))
+    last_step = final_step(state, len(dataset))
     if state.step >= last_step:
         logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")
         return
@@ -158,7 +158,7 @@ def _draw(diffusion: Diffusion, state: TrainingState, images: Tensor, n: int) ->
     return x0, draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps), draws.normal(*x0.shape[1:])
 
 
-def _last_step(state: TrainingState, length: int) -> int:
+def final_step(state: TrainingState, length: int) -> int:
     """The number of the last step: n_epochs or n_iters, whichever ends first."""
     training = state.config.training
     this_epoch = -(-max(0, length - state.images_seen) // training.batch_size)

@@ -90,3 +90,24 @@ def run(tmp_path_factory) -> SimpleNamespace:
     config = small_config(exp / "small.yml")
     process = main("--config", config, "--exp", exp, "--doc", "d", "--comment", "a note", fresh=True)
     return SimpleNamespace(exp=exp, doc="d", config=config, ckpt=exp / "logs" / "d" / "ckpt.pth", stderr=process.stderr)
+
+
+@pytest.fixture(scope="session")
+def extractor(tmp_path_factory) -> Path:
+    """An exported program, uint8 (N, 3, 8, 8) to 16 features, of seeded random weights: what --features takes."""
+    import torch
+
+    class Projection(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.weight = torch.nn.Parameter(torch.randn(3 * 8 * 8, 16, generator=generator) / 8)
+
+        def forward(self, images):
+            return torch.tanh((images.float() / 255).flatten(1) @ self.weight)
+
+    path = tmp_path_factory.mktemp("extractor") / "projection.pt2"
+    example = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    program = torch.export.export(Projection().eval(), (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, path)
+    return path

@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 from configs import load_config
-from configs.options import complete, flags, parse
+from configs.arguments import flags, parse
+from configs.options import complete
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:python|torchrun --nproc_per_node \d) main\.py (.*?)(?:\s+#.*)?$", README, re.MULTILINE)

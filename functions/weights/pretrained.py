@@ -44,8 +44,8 @@ _ALL = (
     _ddpm("ema_cifar10", 790000, "2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3", "cifar10.yml"),
     _ddpm("lsun_bedroom", 2388000, "f179d4f21ebc4d43bbfe", "f70280ac0e08b8e696f42cb8e948ff1c", "bedroom.yml", "bedroom"),
     _ddpm("ema_lsun_bedroom", 2388000, "b95206528f384185889b", "1921fa46b66a3665e450e42f36c2720f", "bedroom.yml", "bedroom"),
-    _ddpm("lsun_cat", 1761000, "fac870bd988348eab88e", "bbee0e7c3d7abfb6e2539eaf2fb9987b", "bedroom.yml", "cat"),
-    _ddpm("ema_lsun_cat", 1761000, "0701aac3aa69457bbe34", "646f23f4821f2459b8bafc57fd824558", "bedroom.yml", "cat"),
+    _ddpm("lsun_cat", 1761000, "fac870bd988348eab88e", "bbee0e7c3d7abfb6e2539eaf2fb9987b", "cat.yml", "cat"),
+    _ddpm("ema_lsun_cat", 1761000, "0701aac3aa69457bbe34", "646f23f4821f2459b8bafc57fd824558", "cat.yml", "cat"),
     _ddpm("lsun_church", 4432000, "2711a6f712e34b06b9d8", "eb619b8a5ab95ef80f94ce8a5488dae3", "church.yml", "church_outdoor"),
     _ddpm("ema_lsun_church", 4432000, "44ccb50ef3c6436db52e", "fdc68a23938c2397caba4a260bc2445f", "church.yml", "church_outdoor"),
     Published(
@@ -91,6 +91,11 @@ def locate(ckpt: str) -> Path:
     if ckpt in PUBLISHED:
         return get(PUBLISHED[ckpt])
     raise ValueError(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
+
+
+def local(ckpt: str) -> Path:
+    """The file or folder that `locate` would give, whether it is there yet or not; a name of the Hub as it is."""
+    return PUBLISHED[ckpt].path if ckpt in PUBLISHED and not Path(ckpt).exists() else Path(ckpt)
 
 
 def get(weights: Published) -> Path:
