@@ -269,7 +269,7 @@ from runners.diffusion import Diffusion, Sampling
 diffusion = Diffusion(load_config(sys.argv[1]), torch.device("cpu"))
 diffusion.network = lambda x, t: 0.1 * x  # images are large and the network costs nothing
 sampling = Sampling(diffusion.timesteps("uniform", int(sys.argv[2])), "generalized", 1.0, 0)
-assert len(list(diffusion.sample(range(4), sampling, 4))) == 4
+assert [indices for indices, _ in diffusion.sample_batches(range(4), sampling, 4)] == [[0, 1, 2, 3]]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -292,7 +292,16 @@ def test_what_has_no_answer_is_refused(run, tmp_path, changes, arguments, says):
 
 
 def test_the_reference_is_for_test(tmp_path):
-    refuses("--config", "digits.yml", "--doc", "d", "--reference", "train", says=["--reference goes with --test"], tree=tmp_path)
+    refuses(
+        "--config",
+        "digits.yml",
+        "--doc",
+        "d",
+        "--reference",
+        "train",
+        says=["--reference goes with --metrics or --test"],
+        tree=tmp_path,
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -19,6 +19,7 @@ from configs import load_config
 from functions.metrics import frechet, scores
 from functions.metrics.extractor import load_extractor
 from functions.metrics.frechet import Gaussian, Moments, frechet_distance, root
+from runners import neighbours
 from runners.diffusion import Diffusion
 from runners.metrics import Samples
 
@@ -191,6 +192,11 @@ def test_a_finished_folder_gives_the_streamed_numbers_and_so_does_a_partial_one(
 
 
 def test_two_processes_measure_what_one_does(run, measured, extractor, tmp_path):
+    """With the first batches of the images there already, but for one image, and the reference not."""
+    folder = tmp_path / "image_samples" / "f"
+    shutil.copytree(measured[0] / "image_samples" / "f", folder)
+    for i in (5, *range(16, N)):
+        (folder / f"{i}.png").unlink()
     torchrun(*command(run, tmp_path, "--metrics", "fid", "kid", "pr", "nn", "--features", extractor))
     assert_close(results(tmp_path), results(measured[0]))
 
@@ -222,6 +228,39 @@ def test_the_distance_of_the_reference_to_itself_is_0(run, measured, extractor, 
     assert measurements(exp)[2]["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
     main(*command(run, exp, "--metrics", "fid", "--features", extractor, "--reference", "test"))
     assert measurements(exp)[3]["reference"]["name"] == "DIGITS test (299 images)" and len(measurements(exp)) == 4
+
+
+def test_neighbours_are_found_through_the_mirror_and_an_image_is_not_its_own(extractor, tmp_path):
+    """Samples that are mirrored training images: memorised. The typical distance is that to the nearest other one."""
+    dataset = torch.randint(256, (70, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network = load_extractor(extractor, 8, CPU)
+    numbers = [3, 40, 69]
+    samples = dataset[numbers].flip(-1)
+    found = neighbours.examine(samples, dataset, network(dataset).features, network, tmp_path / "sheet.png")
+    for space in ("pixels", "features"):
+        assert found[space]["nearest"] == numbers and found[space]["mirrored"] == [True] * 3
+        assert found[space]["distances"] == pytest.approx([0, 0, 0], abs=1e-5)
+    pixels, mirrored = (x.flatten(1).numpy() / 255 for x in (dataset, dataset.flip(-1)))
+    distances = np.minimum(*(scipy.spatial.distance.cdist(x, pixels) for x in (pixels, mirrored)))
+    np.fill_diagonal(distances, np.inf)
+    examined = distances[np.linspace(0, 69, 64).astype(int)].min(axis=1)
+    assert found["pixels"]["typical"] == pytest.approx(np.sort(examined)[31], rel=1e-5)  # torch's median is the lower one
+    assert Image.open(tmp_path / "sheet.png").height > 3 * 48
+
+
+def test_statistics_are_kept_for_their_images_and_their_extractor_alone(run, tmp_path, extractor):
+    """Splits of one folder of pictures, and another extractor: each computed once."""
+    for split, shade in (("train", 60), ("test", 200)):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (8, 8), shade + 10 * i).save(tmp_path / "pictures" / split / f"{i}.png")
+    config = small_config(tmp_path / "c.yml", data__dataset="FOLDER")
+    other = export(tmp_path / "other.pt2", Constant(1.0), torch.zeros(4, 3, 8, 8, dtype=torch.uint8), any_n=True)
+    base = ["--config", config, *command(run, tmp_path, "--data", tmp_path / "pictures", "--metrics", "fid")[2:]]
+    for arguments in (["--features", extractor], ["--features", extractor, "--reference", "test"], ["--features", other]):
+        assert "computing the statistics" in main(*base, *arguments).stderr
+        assert "computing the statistics" not in main(*base, *arguments).stderr
+    assert len({m["metrics"]["fid"]["value"] for m in measurements(tmp_path)}) == 3
 
 
 def test_metrics_that_cannot_be_computed_are_refused(run, measured, extractor, tmp_path):
@@ -284,8 +323,9 @@ def test_fewer_images_than_asked_have_no_number(extractor, tmp_path):
         samples.add([4], images[:1])
 
 
-def export(path, module, example):
-    torch.export.save(torch.export.export(module, (example,)), path)
+def export(path, module, example, any_n=False):
+    shapes = ({0: torch.export.Dim("n")},) if any_n else None
+    torch.export.save(torch.export.export(module, (example,), dynamic_shapes=shapes), path)
     return path
 
 

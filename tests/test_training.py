@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -250,7 +251,8 @@ def test_two_trainings_of_one_run_are_refused(tmp_path):
 def test_an_interrupt_is_a_sentence_and_130(tmp_path):
     config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
     command = [sys.executable, MAIN, "--config", str(config), "--exp", str(tmp_path), "--doc", "d"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which parallel tests' processes do not, nor their children
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     wait_for(tmp_path / "logs" / "d" / "ckpt.pth")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
