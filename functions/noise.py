@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from itertools import chain
+from itertools import chain, cycle
 
 import numpy as np
 import torch
@@ -48,10 +48,17 @@ def step_noise(
 def _blocks(
     generators: list[np.random.Generator], shape: tuple[int, int, int], steps: int, device: torch.device
 ) -> Iterator[Iterable[Tensor]]:
+    size = (len(generators), min(STEPS_AHEAD, steps), *shape)
+
+    def new_block() -> Tensor:
+        return torch.empty(size, pin_memory=device.type == "cuda")
+
+    # On a CPU three serve in turn: one in use, one ready, one being drawn. A GPU may still have to fetch an earlier one.
+    reused = None if device.type == "cuda" else cycle([new_block() for _ in range(3)])
     with ThreadPoolExecutor(thread_count()) as pool:
 
         def draw(first: int) -> Tensor:
-            block = torch.empty((len(generators), min(STEPS_AHEAD, steps - first), *shape), pin_memory=device.type == "cuda")
+            block = (next(reused) if reused else new_block())[:, : steps - first]
             draws = zip(generators, block.numpy(), strict=True)
             list(pool.map(lambda draw: draw[0].standard_normal(dtype=np.float32, out=draw[1]), draws))
             return block
