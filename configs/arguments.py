@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics", nargs="+", choices=METRICS,
         help="fid, is (Inception score), kid, pr (precision and recall), nn (nearest training images)")  # fmt: skip
     add("--reference", metavar="WHAT",
-        help="train, test, a folder of images, or an .npz of mu and sigma (default: train)")  # fmt: skip
+        help="train, test, a folder of images, or an .npz of mu and sigma (default: train; test with --test)")  # fmt: skip
     add("--features", metavar="PATH",
         help="Inception's weights, or another extractor: an exported program (default: Inception, downloaded)")  # fmt: skip
     add("--keep_images", choices=["yes", "no"], help="no keeps the numbers of --metrics only (default: yes)")

@@ -4,6 +4,7 @@ Everything that is about speed alone is here and in models/fused.py; samplers, n
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # What compiling is reckoned to take and to leave of the time of what it compiles, when deciding whether it repays.
 COMPILE_SECONDS, COMPILED_SHARE = 90.0, 0.5
+LARGEST_INDEX = 2**31  # kernels for larger tensors than this are other, slower ones
 LARGEST_AUTO_BATCH, PROBE_BATCH, SHARE_OF_FREE_MEMORY = 512, 8, 0.7
 SHARE_FOR_DATA = 0.1
 
@@ -36,17 +39,29 @@ def numerics(precision: str, device: torch.device, *, training: bool) -> Iterato
         yield
         return
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    deterministic = torch.are_deterministic_algorithms_enabled()
     if precision == "fp32":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if training:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        yield
+        with _deterministic() if training else nullcontext():
+            yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
-        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """The same sums in the same order. Attention by its formula: the backward passes of the faster kernels keep no order."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_deterministic_debug_mode()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -75,6 +90,9 @@ class Network:
     def compile(self, rows: int) -> None:
         """Compile for batches of up to `rows`, at the next call."""
         self.forward, self.rows = compiled(self.model), rows
+
+    def uncompile(self) -> None:
+        self.forward, self.rows = self.model, 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         n, missing = len(x), max(0, self.rows - len(x))
@@ -127,13 +145,17 @@ def should_compile(choice: str, device: torch.device, seconds_left: Callable[[],
         if choice == "on":
             logging.warning("--compile on does nothing on mps: networks are compiled on CUDA and CPU")
         return False
-    if choice == "on":
-        if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
-            raise ValueError("--compile on needs a C++ compiler on a CPU, such as g++; there is none on the PATH")
-        logging.info("compiling the network (--compile on)")
-        return True
-    if device.type == "cpu":
+    if choice == "auto" and device.type == "cpu":
         return False
+    compilers = ("g++", "clang++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
+    if not (os.environ.get("CXX" if device.type == "cpu" else "CC") or any(map(shutil.which, compilers))):
+        if choice == "on":
+            raise ValueError(f"--compile on needs a compiler, such as {compilers[0]}; there is none on the PATH")
+        logging.info(f"not compiled: that needs a compiler, such as {compilers[0]}, and there is none on the PATH")
+        return False
+    if choice == "on":
+        logging.info("compiling the network")
+        return True
     left = seconds_left()
     repays = left * (1 - COMPILED_SHARE) > COMPILE_SECONDS
     verdict = "compiling, which is reckoned to halve it" if repays else "not compiled: that would not repay itself"
@@ -158,8 +180,8 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def largest_batch(evaluate: Callable[[int], object], n: int, device: torch.device) -> int:
-    """The largest power of two of images, up to 512 and to what n fill, that `evaluate` takes in the free CUDA memory.
+def largest_batch(evaluate: Callable[[int], object], most: int, device: torch.device) -> int:
+    """The largest power of two of images, up to 512 and to what `most` fill, that `evaluate` takes in the free CUDA memory.
 
     What one image needs is measured on a small batch; the batch chosen is tried, and halved while it does not fit.
     """
@@ -168,15 +190,20 @@ def largest_batch(evaluate: Callable[[int], object], n: int, device: torch.devic
     evaluate(PROBE_BATCH)
     an_image = max(1, torch.cuda.max_memory_allocated(device) - before) / PROBE_BATCH
     free, _ = torch.cuda.mem_get_info(device)
-    batch = min(LARGEST_AUTO_BATCH, 2 ** (n - 1).bit_length())
+    batch = min(LARGEST_AUTO_BATCH, 2 ** (most - 1).bit_length())
     while batch > 1 and batch * an_image > free * SHARE_OF_FREE_MEMORY:
         batch //= 2
-    while True:
-        try:
-            evaluate(batch)
-            return batch
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch //= 2
-            torch.cuda.empty_cache()
+    while not _fits(evaluate, batch):
+        batch //= 2
+        torch.cuda.empty_cache()
+    return batch
+
+
+def _fits(evaluate: Callable[[int], object], batch: int) -> bool:
+    try:
+        evaluate(batch)
+    except torch.OutOfMemoryError:
+        if batch == 1:
+            raise
+        return False
+    return True

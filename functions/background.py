@@ -46,8 +46,8 @@ def to_host(x: Tensor) -> Callable[[], Tensor]:
         return lambda: there
     host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
     host.copy_(x, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
+    copied = torch.cuda.Event(blocking=True)  # who waits for it leaves its core to others
+    copied.record(torch.cuda.current_stream(x.device))
 
     def wait() -> Tensor:
         copied.synchronize()

@@ -15,6 +15,10 @@ def choose_device(name: str | None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
+        if device.index is not None and distributed.local_world_size() > 1:
+            raise ValueError(
+                f"--device {name} would put all of torchrun's processes on one GPU; --device cuda gives each its own"
+            )
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if device.index is None:
             device = torch.device("cuda", distributed.local_rank())

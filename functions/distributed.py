@@ -3,11 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# Ranks wait for one another while one downloads or has a batch more to sample; torchrun ends them where one dies.
+PATIENCE = timedelta(days=1)
 
 
 @contextmanager
@@ -16,9 +20,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if not under_torchrun():
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None)
     try:
         yield
     finally:

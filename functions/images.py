@@ -30,16 +30,22 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 @contextmanager
-def png_writer(folder: Path) -> Iterator[Callable[[Sequence[str], Tensor], None]]:
-    """A function that has uint8 images (b, c, h, w), of any device, written to `folder` under b names by threads.
+def png_writer(folder: Path, *, beside: bool) -> Iterator[Callable[[Sequence[str], Tensor], None]]:
+    """A function that has uint8 images (b, c, h, w), of any device, written to `folder` under b names.
 
-    While one batch waits to be written, the next may be made; who is faster than that waits. An error is raised by the next
-    call or at the end of the block; then, or when the block fails, what still waits is not written.
+    beside: by threads, for a network that runs elsewhere than on the cores. While one batch waits to be written, the next
+    may be made; who is faster than that waits. An error is raised by the next call or at the end of the block; then, or
+    when the block fails, what still waits is not written. Otherwise the call itself writes: threads would cost more time
+    than they save where the network takes all cores.
     """
     pending: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(thread_count())
 
     def write(names: Sequence[str], images: Tensor) -> None:
+        if not beside:
+            for name, image in zip(names, images, strict=True):
+                write_png(folder / name, image)
+            return
         host = to_host(images)
         while len(pending) > len(names):
             pending.popleft().result()

@@ -23,7 +23,7 @@ def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, 
         if any(folder.glob("*.png")):
             raise _refusal(folder, f"it holds images and no {NAME} that says how they were made")
         return None
-    difference = _difference(there["decides"], decides)
+    difference = first_difference(there["decides"], decides)
     if difference:
         raise _refusal(folder, difference)
     if num_samples < there["num_samples"]:
@@ -61,7 +61,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """In words, of two descriptions of what decides images; None for the same."""
     for key in [*here, *(key for key in there if key not in here)]:
         if there.get(key) != here.get(key):
             return f"{key} is {_describe(there.get(key))} there and {_describe(here.get(key))} here"

@@ -1,5 +1,6 @@
 """Noise by (seed, image, stream): an image's noise is its own, whatever the batch, the rank or the device."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
@@ -13,7 +14,7 @@ from functions.background import prefetch, thread_count
 from functions.denoising import RandnLike
 from functions.losses import antithetic_timesteps
 
-STEPS_AHEAD = 8
+STEPS_AHEAD, MOST_AHEAD = 8, 2**26  # at most so many steps at once, and so many numbers: 256 MB
 
 
 class Stream(IntEnum):
@@ -48,23 +49,29 @@ def step_noise(
 def _blocks(
     generators: list[np.random.Generator], shape: tuple[int, int, int], steps: int, device: torch.device
 ) -> Iterator[Iterable[Tensor]]:
-    size = (len(generators), min(STEPS_AHEAD, steps), *shape)
-
-    def new_block() -> Tensor:
-        return torch.empty(size, pin_memory=device.type == "cuda")
-
-    # On a CPU three serve in turn: one in use, one ready, one being drawn. A GPU may still have to fetch an earlier one.
-    reused = None if device.type == "cuda" else cycle([new_block() for _ in range(3)])
+    """Noise of some steps at a time, on the device: (b, *shape) each. Memory does not grow with the number of steps."""
+    n, dim, on_gpu = len(generators), math.prod(shape), device.type == "cuda"
+    ahead = max(1, min(STEPS_AHEAD, steps, MOST_AHEAD // (n * dim)))
+    # Three buffers serve in turn: one in use, one ready, one being drawn. Before it serves again a GPU must have fetched it.
+    fetched = [torch.cuda.Event(blocking=True) if on_gpu else None for _ in range(3)]
+    buffers = cycle(zip([torch.empty(n * ahead * dim, pin_memory=on_gpu) for _ in range(3)], fetched, strict=True))
     with ThreadPoolExecutor(thread_count()) as pool:
 
-        def draw(first: int) -> Tensor:
-            block = (next(reused) if reused else new_block())[:, : steps - first]
+        def draw(first: int) -> tuple[Tensor, torch.cuda.Event | None]:
+            buffer, free = next(buffers)
+            if free:
+                free.synchronize()
+            count = min(ahead, steps - first)
+            block = buffer[: n * count * dim].view(n, count, *shape)
             draws = zip(generators, block.numpy(), strict=True)
             list(pool.map(lambda draw: draw[0].standard_normal(dtype=np.float32, out=draw[1]), draws))
-            return block
+            return block, free
 
-        for block in prefetch(draw, range(0, steps, STEPS_AHEAD)):
-            yield block.to(device, non_blocking=True).unbind(1)
+        for block, free in prefetch(draw, range(0, steps, ahead)):
+            there = block.to(device, non_blocking=on_gpu)
+            if free:
+                free.record(torch.cuda.current_stream(device))
+            yield there.unbind(1)
 
 
 def step_generator(device: torch.device, *key: int) -> torch.Generator:

@@ -35,14 +35,14 @@ class FusedAttnBlock(nn.Module):
 
 def fuse(unet: UNet, dtype: torch.dtype) -> nn.Module:
     """A copy of `unet` in `dtype`, for evaluation only, with fused attention and shortcuts."""
-    fused = deepcopy(unet).eval().requires_grad_(False)
+    fused = deepcopy(unet)
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, AttnBlock):
                 setattr(module, name, FusedAttnBlock(child))
             elif isinstance(module, ResnetBlock) and name == "nin_shortcut" and isinstance(child, nn.Conv2d):
                 setattr(module, name, Pointwise(child.in_channels, child.out_channels))
-    fused = fused.to(unet.conv_in.weight.device, dtype)
+    fused = fused.to(unet.conv_in.weight.device, dtype).eval().requires_grad_(False)
     refresh(fused, unet)
     return fused
 

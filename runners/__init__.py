@@ -16,6 +16,8 @@ def run(options: Options, config: Config | None) -> None:
     start_logging(options.verbose)
     device = devices.choose_device(options.device)
     devices.mention_idle_gpus(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     with distributed.process_group(device):
         quiet_ranks()
         try:

@@ -77,11 +77,6 @@ class Diffusion:
         """Evaluate by a copy made for speed from now on, in `precision`; it follows what `load` takes, not training."""
         self.network = acceleration.Network(fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model)
 
-    def compile(self, batch_size: int) -> None:
-        """Compile what `accelerate` made, for batches of up to `batch_size`."""
-        assert isinstance(self.network, acceleration.Network)
-        self.network.compile(batch_size)
-
     def evaluate(self, batch_size: int) -> Tensor:
         """One evaluation of the network, of noise: to measure its time and its memory. float32 (b, c, h, w)"""
         x = torch.randn(batch_size, *self.image_shape, device=self.device)
@@ -104,7 +99,7 @@ class Diffusion:
 
     def denoise(self, x: Tensor, indices: Sequence[int], sampling: Sampling) -> Iterator[Step]:
         """The steps from x (b, c, h, w), float32 on any device, with the step noise of the images `indices`."""
-        x = x.to(self.device, memory_format=acceleration.memory_format(self.device), non_blocking=True)
+        x = x.to(self.device, memory_format=acceleration.memory_format(self.device), non_blocking=self.device.type == "cuda")
         arguments = (self.network, x, sampling.timesteps, self.alphas_cumprod)
         if sampling.sample_type == "generalized" and sampling.eta == 0:
             return generalized(*arguments, eta=0.0, randn_like=torch.randn_like)  # which is not called

@@ -17,9 +17,10 @@ from functions.losses import noise_estimation_loss
 from functions.noise import BatchDraws, Stream, step_generator, step_noise
 from functions.progress import progress_bar
 from functions.schedules import betas
-from runners import likelihood_report, speed
+from runners import likelihood_report
 from runners.diffusion import Diffusion
 from runners.load import load_diffusion
+from runners.speed import Pace
 
 
 def test(options: Options, config: Config, device: torch.device) -> None:
@@ -31,14 +32,15 @@ def test(options: Options, config: Config, device: torch.device) -> None:
     _announce(diffusion, gaussians, len(chosen))
     begin = time.monotonic()
     loss = validation_loss(diffusion, dataset, options.seed)
-    batch_size = speed.batch_size(options, diffusion, len(chosen))
-    speed.compile_where_it_repays(options, diffusion, batch_size, -(-len(chosen) // batch_size) * gaussians.T)
+    pace = Pace(options, diffusion, len(chosen))
+    batch_size = pace.batch_size()
+    pace.compile_where_it_repays(batch_size, -(-pace.share // batch_size) * gaussians.T)
     bound = likelihood_bound(diffusion, gaussians, dataset, chosen, options.seed, batch_size)
     if distributed.is_main():
         weights = f"{which} weights of {path}"
         print(f"validation_loss: {loss:.6f} on {len(dataset)} {options.reference} images, {weights}")
         seconds = time.monotonic() - begin
-        evaluation = likelihood_report.Evaluation(options, diffusion, dataset, chosen, loss, bound, weights, seconds)
+        evaluation = likelihood_report.Evaluation(options, diffusion, dataset, chosen, batch_size, loss, bound, weights, seconds)
         likelihood_report.write(evaluation)
 
 
@@ -83,7 +85,7 @@ def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
             draws = BatchDraws(step_generator(device, seed, Stream.VALIDATION, k), batch.size, distributed.share_of(batch.size))
             x0 = to_model_range(images.to(device), config.data, draws)
             t, eps = draws.timesteps(len(alphas_cumprod) - 1), draws.normal(*x0.shape[1:])
-            losses = noise_estimation_loss(diffusion.model, x0, t, eps, alphas_cumprod)
+            losses = noise_estimation_loss(diffusion.network, x0, t, eps, alphas_cumprod)
             total += losses.sum() * distributed.weight_of_share(batch.size)
             bar.update(batch.size)
     return distributed.all_reduce_sum(total).item() / len(dataset)

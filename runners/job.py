@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.options import Options
 from functions import acceleration, distributed, files, images, manifest
@@ -53,15 +54,24 @@ def make_job(options: Options, diffusion: Diffusion, loaded: Loaded, keep_repeat
     return Job(diffusion, sampling, options.image_dir, decides, records)
 
 
+def recorded(job: Job, n: int) -> dict[str, Any]:
+    """What the folder's manifest records of its last part, nothing of a new one; `missing` gives it.
+
+    Raises ValueError where the folder is not for these n images.
+    """
+    there = manifest.check(job.folder, job.decides, n)
+    return there["parts"][-1] if there and there["parts"] else {}
+
+
 @contextmanager
-def missing(job: Job, names: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Hold the folder for this job and give the positions of the names that are not there yet."""
+def missing(job: Job, names: Sequence[str], **how: object) -> Iterator[list[int]]:
+    """Hold the folder for this job and give the positions of the names that are not there yet; `how` is recorded."""
     manifest.check(job.folder, job.decides, len(names))  # before the lock, which is a file: a refusal writes nothing
     with ExitStack() as stack:
         with distributed.main_first():
             if distributed.is_main():
                 stack.enter_context(files.locked(job.folder))
-                manifest.claim(job.folder, job.decides, len(names), job.records | {"batch_size": batch_size})
+                manifest.claim(job.folder, job.decides, len(names), job.records | how)
         todo = images.missing(job.folder, names)
         distributed.barrier()  # every rank has looked before one writes
         yield todo

@@ -28,6 +28,7 @@ class Evaluation:
     diffusion: Diffusion
     dataset: Images
     chosen: np.ndarray  # of the data set, int64 (n,)
+    batch_size: int
     validation_loss: float
     bound: Bound
     weights: str
@@ -83,7 +84,7 @@ def _records(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "config": options.config,
         "weights": evaluation.weights,
-        "batch_size": options.batch_size,
+        "batch_size": evaluation.batch_size,
         "device": str(evaluation.diffusion.device),
         "seconds": round(evaluation.seconds, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configs import Config
 from configs.options import Options
-from functions import distributed, files, images
+from functions import distributed, files, images, manifest
 from functions.metrics import frechet, scores
 from functions.metrics.extractor import Extractor, load_extractor
 from functions.metrics.frechet import Moments
@@ -195,7 +195,18 @@ def stored(folder: Path, decides: dict[str, Any], evaluator: Evaluator, num_samp
     if content is None or content["decides"] != decides:
         return None
     measurements = [m for m in content["measurements"] if all(m[key] == of[key] for key in of)]
-    return next((m for m in measurements if set(evaluator.metrics) <= set(m["metrics"])), None)
+    there = next((m for m in measurements if set(evaluator.metrics) <= set(m["metrics"])), None)
+    return there and there | {"metrics": {name: there["metrics"][name] for name in evaluator.metrics}}
+
+
+def check(folder: Path, decides: dict[str, Any]) -> None:
+    """Raise ValueError where the numbers of other images have the folder's name."""
+    content = _read(path_of(folder))
+    if content is not None and content["decides"] != decides:
+        raise ValueError(
+            f"{path_of(folder)} holds the numbers of other images: {manifest.first_difference(content['decides'], decides)}; "
+            "name another folder with -i"
+        )
 
 
 def _store(path: Path, decides: dict[str, Any], measured: dict[str, Any]) -> None:

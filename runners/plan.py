@@ -1,7 +1,9 @@
 """What a command would run: steps, evaluations, images, disk and time. Makes and downloads nothing."""
 
+import io
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 
 import torch
 
@@ -12,11 +14,12 @@ from functions import distributed, files, images, manifest
 from functions.denoising import last
 from functions.losses import noise_estimation_loss
 from functions.noise import initial_noise
-from runners import grid, run_folder, speed
+from runners import grid, run_folder
 from runners.diffusion import Diffusion, Sampling
 from runners.job import make_job
 from runners.load import load_weights, local_checkpoint, new_diffusion
 from runners.sampling import INTERPOLATION_POINTS, SEQUENCE_CHAINS
+from runners.speed import Pace
 from runners.state import TrainingState
 from runners.training import final_step
 
@@ -32,8 +35,11 @@ SHOWN_STEPS = 16
 
 def plan(options: Options, config: Config, device: torch.device) -> None:
     """Print what the command without --plan would do."""
-    if not distributed.is_main():
-        return
+    with nullcontext() if distributed.is_main() else redirect_stdout(io.StringIO()):
+        _plan(options, config, device)
+
+
+def _plan(options: Options, config: Config, device: torch.device) -> None:
     print("a plan: nothing is made")
     if options.mode == "train":
         _plan_training(options, Diffusion(config, device))
@@ -49,7 +55,7 @@ def _plan_sampling(options: Options, diffusion: Diffusion) -> None:
     """One line a cell, and their sum."""
     cells = grid.cells(options)
     fixed = {"interpolation": INTERPOLATION_POINTS, "sequence": SEQUENCE_CHAINS}
-    B = fixed[options.mode] if options.mode in fixed else speed.batch_size(options, diffusion, options.num_samples)
+    B = fixed[options.mode] if options.mode in fixed else Pace(options, diffusion, options.num_samples).batch_size()
     work = []
     for cell in cells:
         _check_folder(cell, diffusion)
@@ -117,7 +123,7 @@ def _plan_test(options: Options, diffusion: Diffusion) -> None:
     chosen = min(n, options.num_samples)
     evaluations = n + chosen * T
     print(f"{evaluations:,} evaluations of the network: the loss on all {n:,} {options.reference} images, bits/dim on {chosen:,}")
-    batch_size = speed.batch_size(options, diffusion, chosen)
+    batch_size = Pace(options, diffusion, chosen).batch_size()
     _print_time(evaluations / distributed.world_size(), batch_size, lambda b: _evaluate(diffusion, b))
 
 

@@ -2,21 +2,22 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from configs import Config
 from configs.options import Options
-from functions import distributed, images, manifest
+from functions import distributed, images
 from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
-from runners import grid, metrics, paper, speed
+from runners import grid, metrics, paper
 from runners.diffusion import Diffusion
-from runners.job import Job, announce, finish, held, make_job, missing
+from runners.job import Job, announce, finish, held, make_job, missing, recorded
 from runners.load import load_weights, new_diffusion
+from runners.speed import Pace
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 INTERPOLATION_POINTS = 11
@@ -35,9 +36,7 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
         diffusion.timesteps(cell.skip_type, cell.timesteps)  # a refusal comes before the work
     loaded = load_weights(diffusion, cells[0])
     evaluator = metrics.Evaluator(options, config, device) if options.metrics else None
-    batch_size = speed.batch_size(options, diffusion, options.num_samples)
-    evaluations = sum(_evaluations(cell, diffusion, batch_size) for cell in cells)
-    speed.compile_where_it_repays(options, diffusion, batch_size, evaluations)
+    pace = Pace(options, diffusion, options.num_samples)
     results = []
     for k, cell in enumerate(cells):
         if cell.ckpts != cells[max(0, k - 1)].ckpts:
@@ -45,13 +44,44 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
         if options.is_grid:
             logging.info(f"cell {k + 1} of {len(cells)}: {cell.image_folder}")
         job = make_job(cell, diffusion, loaded)
-        batch = _batch_size_of(cell, job, batch_size)
-        measured = _make(cell, job, batch, evaluator, reuse=options.is_grid or not options.keep_images)
+        reuse = options.is_grid or not options.keep_images
+        measured = _make(cell, job, pace, evaluator, cells[k + 1 :], reuse)
         results.append(grid.Result(cell, str(loaded.path), loaded.step, len(job.sampling.timesteps), measured))
         if measured and not options.is_grid and distributed.is_main():
             metrics.print_table(measured, paper.published_fid(config, cell))
     if options.is_grid and distributed.is_main():
         grid.write_tables(options, config, results)
+
+
+def _make(
+    options: Options, job: Job, pace: Pace, evaluator: metrics.Evaluator | None, later: Sequence[Options], reuse: bool
+) -> dict[str, Any] | None:
+    """The images of one folder, measured as they are made; with `reuse`, a measurement that is there is taken as it is.
+
+    later: the cells to come, for whose sake too a network may be worth compiling.
+    """
+    n, names, how = options.num_samples, _names(options), recorded(job, options.num_samples)
+    began = time.monotonic()
+    if evaluator:
+        metrics.check(job.folder, job.decides)
+        measured = metrics.stored(job.folder, job.decides, evaluator, n)
+        finished = not options.keep_images or not images.missing(job.folder, names)
+        if measured and finished and reuse:
+            logging.info(f"measured already: {metrics.path_of(job.folder)}")
+            return measured
+    batch_size = pace.batch_size(how)
+    evaluations = sum(_evaluations(cell, job.diffusion, batch_size) for cell in (options, *later))
+    compiled = pace.compile_where_it_repays(batch_size, evaluations, how)
+    folder = missing(job, names, batch_size=batch_size, compiled=compiled) if options.keep_images else held(job.folder, n)
+    with folder as todo:
+        announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
+        samples = evaluator.samples(n, batch_size, job.folder, job.diffusion.image_shape) if evaluator else None
+        _sample(job, todo, batch_size, samples, options.keep_images)
+        measured = metrics.measure(evaluator, samples, job.decides, began) if evaluator and samples else None
+    if options.keep_images:
+        shown = names[:SHEET_IMAGES]
+        finish(job, [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)], n)
+    return measured
 
 
 def _evaluations(options: Options, diffusion: Diffusion, batch_size: int) -> int:
@@ -65,34 +95,6 @@ def _names(options: Options) -> list[str]:
     return [f"{i}.png" for i in range(options.num_samples)]
 
 
-def _batch_size_of(options: Options, job: Job, found: int) -> int:
-    """The batch for a folder: one that was begun with what was found to fit then keeps that, so that it goes on exactly."""
-    there = manifest.check(job.folder, job.decides, options.num_samples) if options.keep_images else None
-    if options.batch_size is None and there is not None and job.diffusion.device.type == "cuda":
-        return there["parts"][-1]["batch_size"]
-    return found
-
-
-def _make(options: Options, job: Job, batch_size: int, evaluator: metrics.Evaluator | None, reuse: bool) -> dict[str, Any] | None:
-    """The images of one folder, measured as they are made; with `reuse`, a measurement that is there is taken as it is."""
-    n, names = options.num_samples, _names(options)
-    began = time.monotonic()
-    with missing(job, names, batch_size) if options.keep_images else held(job.folder, n) as todo:
-        measured = metrics.stored(job.folder, job.decides, evaluator, n) if evaluator and reuse else None
-        if measured and not (todo and options.keep_images):
-            logging.info(f"measured already: {metrics.path_of(job.folder)}")
-            return measured
-        announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
-        samples = evaluator.samples(n, batch_size, job.folder, job.diffusion.image_shape) if evaluator else None
-        _sample(job, todo, batch_size, samples, options.keep_images)
-        if evaluator and samples:
-            measured = metrics.measure(evaluator, samples, job.decides, began)
-    if options.keep_images:
-        shown = names[:SHEET_IMAGES]
-        finish(job, [shown[i : i + SHEET_COLUMNS] for i in range(0, len(shown), SHEET_COLUMNS)], n)
-    return measured
-
-
 def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples | None, keep_images: bool) -> None:
     """This rank's share of the images `todo`, whole batches at a time; `samples` gets those too that are there already."""
     unfinished = sorted({i // batch_size for i in todo})
@@ -102,7 +104,10 @@ def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples
     mine = set(unfinished[distributed.rank() :: distributed.world_size()])
     todo = [i for i in todo if i // batch_size in mine]
     began, since = 0.0, 0
-    with images.png_writer(job.folder) as write, progress_bar(len(todo), unit="image", desc="images") as bar:
+    with (
+        images.png_writer(job.folder, beside=job.diffusion.device.type != "cpu") as write,
+        progress_bar(len(todo), unit="image", desc="images") as bar,
+    ):
         for k, (indices, batch) in enumerate(job.diffusion.sample_batches(todo, job.sampling, batch_size)):
             if samples:
                 samples.add(indices, batch)
@@ -121,14 +126,16 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
     diffusion = new_diffusion(options, config, device)
     job = make_job(options, diffusion, load_weights(diffusion, options))
     names = [f"{k}.png" for k in range(INTERPOLATION_POINTS)]
-    with missing(job, names, len(names)) as todo:
+    pace, how = Pace(options, diffusion, len(names)), recorded(job, len(names))
+    steps = len(job.sampling.timesteps)
+    compiled = pace.compile_where_it_repays(len(names), steps * bool(images.missing(job.folder, names)), how)
+    with missing(job, names, batch_size=len(names), compiled=compiled) as todo:
         announce(options, job, len(todo), len(names) - len(todo), "as one batch")
         if todo and distributed.is_main():
-            speed.compile_where_it_repays(options, diffusion, len(names), len(job.sampling.timesteps))
             z1, z2 = initial_noise(job.sampling.seed, (0, 1), diffusion.image_shape)
             x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
             made = diffusion.to_images(last(_with_bar(job, x_T)).x)
-            with images.png_writer(job.folder) as write:
+            with images.png_writer(job.folder, beside=job.diffusion.device.type != "cpu") as write:
                 write([names[k] for k in todo], made[todo])
     finish(job, [names], len(names))
 
@@ -139,13 +146,14 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
     job = make_job(options, diffusion, load_weights(diffusion, options), keep_repeats=True)
     steps = len(job.sampling.timesteps)
     names = [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
-    with missing(job, names, SEQUENCE_CHAINS) as todo:
+    pace, how = Pace(options, diffusion, SEQUENCE_CHAINS), recorded(job, len(names))
+    compiled = pace.compile_where_it_repays(SEQUENCE_CHAINS, steps * bool(images.missing(job.folder, names)), how)
+    with missing(job, names, batch_size=SEQUENCE_CHAINS, compiled=compiled) as todo:
         announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
         wanted = set(todo)
         if todo and distributed.is_main():
-            speed.compile_where_it_repays(options, diffusion, SEQUENCE_CHAINS, steps)
             x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), diffusion.image_shape)
-            with images.png_writer(job.folder) as write:
+            with images.png_writer(job.folder, beside=job.diffusion.device.type != "cpu") as write:
                 for i, step in enumerate(_with_bar(job, x_T)):
                     chains = [j for j in range(SEQUENCE_CHAINS) if i * SEQUENCE_CHAINS + j in wanted]
                     write([f"{j}_{i}.png" for j in chains], diffusion.to_images(step.x0)[chains])

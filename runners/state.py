@@ -70,6 +70,11 @@ class TrainingState:
         if before != optim.lr:
             logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before}")
         self.optimizer.load_state_dict({"state": kept, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for param in params:
+            values = self.optimizer.state[param]
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.dim():  # fused optimizers take memory as it lies, whatever its strides
+                    values[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:

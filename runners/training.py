@@ -75,7 +75,7 @@ def _loop(
     config, device = diffusion.config, diffusion.device
     training = config.training
     model = distributed.parallel(state.model.train())
-    forward = _compiled_where_it_repays(options, diffusion, model, last_step - state.step)
+    forward = _compiled_where_it_repays(options, diffusion, model, last_step)
     alphas_cumprod = diffusion.alphas_cumprod.to(device)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
@@ -130,7 +130,10 @@ def _loop(
 
 
 def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: torch.nn.Module, steps: int) -> Model:
-    """The model as the loop calls it. What the steps would take uncompiled is reckoned from one forward and backward pass."""
+    """The model as the loop calls it. What the steps would take uncompiled is reckoned from one forward and backward pass.
+
+    All steps of the run count, not those that are left: a resumed run computes as it began.
+    """
     training, device = diffusion.config.training, diffusion.device
     rows = distributed.share_of(training.batch_size)
     x = torch.zeros(-(-(rows.stop - rows.start) // training.accumulate), *diffusion.image_shape, device=device)
@@ -145,7 +148,7 @@ def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: tor
     def seconds_left() -> float:
         return steps * training.accumulate * acceleration.seconds_of(one_pass, device)
 
-    if acceleration.should_compile(options.compile, device, seconds_left):
+    if distributed.least(acceleration.should_compile(options.compile, device, seconds_left), device):
         return acceleration.CompiledForBatches(model, len(x), graphs=training.accumulate == 1)
     return model
 
@@ -154,7 +157,7 @@ def _draw(diffusion: Diffusion, state: TrainingState, images: Tensor, n: int) ->
     """x0 from this rank's uint8 images, and its t and eps, out of draws for the whole batch of n by (seed, step)."""
     data, device = diffusion.config.data, diffusion.device
     draws = BatchDraws(step_generator(device, state.seed, Stream.TRAIN, state.step), n, distributed.share_of(n))
-    x0 = as_trained_on(images.to(device, non_blocking=True), data, draws)
+    x0 = as_trained_on(images.to(device, non_blocking=device.type == "cuda"), data, draws)
     return x0, draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps), draws.normal(*x0.shape[1:])
 
 
@@ -206,6 +209,8 @@ def _samples(diffusion: Diffusion, state: TrainingState) -> Tensor:
 def _evaluating(state: TrainingState) -> Iterator[None]:
     """Inside the block the model is the average, where there is one, and does not drop out."""
     state.model.eval()
-    with state.ema.average_weights(state.model) if state.ema else nullcontext():
-        yield
-    state.model.train()
+    try:
+        with state.ema.average_weights(state.model) if state.ema else nullcontext():
+            yield
+    finally:
+        state.model.train()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from conftest import ROOT, main, refuses, small_config
 from PIL import Image
 
 from configs import load_config
-from functions import acceleration, images
+from functions import acceleration, distributed, images
 from functions.acceleration import CompiledForBatches, Network
 from functions.background import prefetch
 from functions.noise import STEPS_AHEAD, step_noise
 from models.fused import fuse, refresh
 from models.unet import UNet
+from runners.speed import Pace
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -88,6 +90,10 @@ def test_a_compiled_network_gives_the_same_images(run, tmp_path):
     assert "compiling the network" in said
     folder = tmp_path / "image_samples"
     assert np.abs(grey_levels(folder / "eager", 6) - grey_levels(folder / "compiled", 6)).max() <= 1
+    made = (folder / "compiled" / "5.png").read_bytes()
+    (folder / "compiled" / "5.png").unlink()
+    assert "compiling the network" in main(*command, "-i", "compiled", fresh=True).stderr  # a folder goes on as it was begun
+    assert (folder / "compiled" / "5.png").read_bytes() == made
 
 
 def test_smaller_batches_compile_nothing_new(monkeypatch):
@@ -164,7 +170,10 @@ def test_auto_compiles_where_the_work_left_repays_it(monkeypatch, caplog):
     assert "about 1000 s" in said[1] and "halve" in said[1]
     assert "does nothing on mps" in said[2] and len(said) == 3
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ValueError, match="C\\+\\+ compiler"):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    assert not acceleration.should_compile("auto", CUDA, lambda: 1000.0)
+    with pytest.raises(ValueError, match="needs a compiler, such as g\\+\\+"):
         acceleration.should_compile("on", CPU, lambda: 1000.0)
 
 
@@ -185,6 +194,21 @@ def test_the_batch_that_fits_is_found(monkeypatch):
     assert acceleration.largest_batch(evaluate, 50_000, CUDA) == 32
     assert tried == [8, 128, 64, 32]  # 0.7 of the free memory holds 140 images
     assert acceleration.largest_batch(evaluate, 5, CUDA) == 8
+
+
+def test_pace_gives_ranks_their_share_and_a_folder_its_own_batch(monkeypatch):
+    """On a made-up GPU: what fits is asked for a rank's share of the images, and what was begun is not asked about."""
+    asked = []
+    monkeypatch.setattr(acceleration, "largest_batch", lambda evaluate, most, device: asked.append(most) or 64)
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    diffusion = SimpleNamespace(config=load_config("cifar10.yml"), device=CUDA, evaluate=None)
+    options = SimpleNamespace(batch_size=None, compile="auto")
+    pace = Pace(options, diffusion, 1000)
+    assert pace.batch_size() == 64 and pace.batch_size({"batch_size": 48}) == 48 and asked == [250]
+    assert Pace(SimpleNamespace(batch_size=7), diffusion, 1000).batch_size({"batch_size": 48}) == 7
+    large = SimpleNamespace(config=load_config("church.yml"), device=CUDA, evaluate=None)
+    Pace(options, large, 10**6).batch_size()
+    assert asked[1] * 4 * 128 * 256**2 <= 2**31
 
 
 def test_batch_auto_is_the_configs_on_a_cpu(run, tmp_path):
@@ -239,7 +263,7 @@ def test_writing_keeps_behind_by_a_batch_at_most_and_names_each_image(tmp_path, 
     monkeypatch.setattr(
         images, "write_png", lambda path, image: (gate.acquire(), written.append((path.name, int(image[0, 0, 0]))))
     )
-    with images.png_writer(tmp_path) as write:
+    with images.png_writer(tmp_path, beside=True) as write:
         write(["0", "1"], torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1))
         write(["2", "3"], torch.tensor([2, 3], dtype=torch.uint8).view(2, 1, 1, 1))  # does not wait for the first
         assert written == []

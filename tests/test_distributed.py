@@ -110,6 +110,12 @@ def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
     assert "1 images to make" in main(*command, "--exp", tmp_path / "two").stderr
 
 
+def test_a_plan_is_printed_once(run, tmp_path):
+    command = ("--config", run.config, "--ckpt", run.ckpt, "--sample", "--fid", "--timesteps", 5, "--num_samples", 11)
+    process = torchrun(*command, "--exp", tmp_path, "--plan")
+    assert process.stdout.count("a plan: nothing is made") == 1 and not list(tmp_path.iterdir())
+
+
 def test_a_refusal_ends_every_process(run, tmp_path):
     process = torchrun("--config", run.config, "--ckpt", tmp_path / "no.pth", "--sample", "--fid", code=1)
     assert "no checkpoint at" in process.stderr

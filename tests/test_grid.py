@@ -106,6 +106,14 @@ def test_a_grid_continues_cell_by_cell(table):
     assert json.loads((folder / "S5_eta0_seed1.metrics.json").read_text())["measurements"][0]["metrics"] == before
     process = main(*[7 if argument == 3 else argument for argument in command])
     assert process.stderr.count("measured already") == 6
+    only_fid = [argument for argument in command if argument != "pr"]
+    main(*[9 if argument == 3 else argument for argument in only_fid])  # old cells have more numbers than new ones
+    assert "## precision" not in (folder / "table.md").read_text()
+
+
+def test_numbers_without_images_are_not_replaced_by_another_runs(table):
+    folder, command, _ = table
+    refuses(*command, "--precision", "bf16", says=["precision is float32 there and bfloat16 here", "-i"], tree=folder)
 
 
 def test_a_cell_has_the_images_of_a_single_run_and_the_network_is_built_once(run, tmp_path, monkeypatch):

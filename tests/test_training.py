@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from configs import OptimConfig, load_config
 from datasets.batches import training_order
 from functions.losses import antithetic_timesteps
-from runners.state import build_optimizer
+from runners.diffusion import Diffusion
+from runners.state import TrainingState, build_optimizer
 
 
 def checkpoint(exp, doc="d", name="ckpt.pth"):
@@ -126,7 +128,9 @@ def test_a_finished_run_says_so(run):
 def test_upstreams_run_resumes(tmp_path, run):
     """A list [model, optimizer, epoch, step, ema] with DataParallel's names; the config's learning rate wins."""
     own = checkpoint(run.exp)
-    model = {f"module.{name}": value for name, value in own["model"].items()}
+    model = {f"module.{name}": value.contiguous() for name, value in own["model"].items()}  # as upstream's lie in memory
+    for state in own["optimizer"]["state"].values():
+        state |= {name: value.contiguous() for name, value in state.items()}
     (tmp_path / "logs" / "d").mkdir(parents=True)
     torch.save([model, own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
     config = small_config(tmp_path / "c.yml", training__n_iters=5, optim__lr=0.0005)
@@ -138,6 +142,29 @@ def test_upstreams_run_resumes(tmp_path, run):
     assert after["optimizer"]["param_groups"][0]["lr"] == 0.0005
     for name, value in after["ema"].items():  # one update of rate 0.9 after the average that was in the list
         torch.testing.assert_close(value, 0.9 * own["ema"][name] + 0.1 * after["model"][name])
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD", "RMSProp"])
+def test_the_optimizers_state_is_the_same_however_it_lies_in_memory(tmp_path, optimizer):
+    """Upstream's is contiguous, ours channels last as the weights are, and fused optimizers walk memory."""
+    config = load_config(str(small_config(tmp_path / "c.yml", optim__optimizer=optimizer)))
+    states = []
+    for lay in (lambda x: x, lambda x: x.contiguous()):
+        torch.manual_seed(0)
+        state = TrainingState(Diffusion(config, torch.device("cpu")).model, config, 0)
+        for k in range(2):
+            for i, param in enumerate(state.model.parameters()):
+                noise = torch.randn(param.shape, generator=torch.Generator().manual_seed(100 * k + i))
+                param.grad = torch.empty_like(param).copy_(noise)
+            state.optimizer.step()
+            saved = deepcopy(state.checkpoint())
+            for values in saved.optimizer["state"].values():
+                values |= {name: lay(value) for name, value in values.items()}
+            state.restore(saved, "saved")
+        states.append(saved.model)
+    assert any(not value.is_contiguous() for value in states[0].values())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name])
 
 
 def test_upstreams_run_without_an_average_resumes(tmp_path, run):

@@ -90,14 +90,12 @@ def load_extractor(path: Path | None, image_size: int, device: torch.device) -> 
 
 def _published_inception() -> Path:
     folder = Path(torch.hub.get_dir(), "checkpoints")
-    there = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
-    if there is not None:
-        return there
     path = folder / FILE_NAMES[0]
-    with distributed.main_first():
-        if not path.is_file():
+    with distributed.main_first():  # the look too: who came later would see a file that the first is still asked about
+        there = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+        if there is None:
             _download(path)
-    return path
+    return there or path
 
 
 def _download(path: Path) -> None:
