@@ -2,11 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from configs import Config
@@ -76,7 +77,7 @@ def _loop(
     training = config.training
     model = distributed.parallel(state.model.train())
     forward = _compiled_where_it_repays(options, diffusion, model, last_step)
-    alphas_cumprod = diffusion.alphas_cumprod.to(device)
+    losses_of = partial(noise_estimation_loss, forward, alphas_cumprod=diffusion.alphas_cumprod.to(device))
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
     order = training_order(len(dataset), training.batch_size, state.seed, state.epoch, state.images_seen, training.n_epochs)
@@ -88,17 +89,9 @@ def _loop(
         x0, t, eps = _draw(diffusion, state, images, batch.size)
         torch.manual_seed(derived_seed(state.seed, Stream.DROPOUT, state.step, distributed.rank()))
 
-        # Differentiate the mean over the batch: gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
+        # Differentiate.
         state.optimizer.zero_grad()
-        scale = distributed.weight_of_share(batch.size) * distributed.world_size() / batch.size
-        loss = torch.zeros((), device=device)
-        parts = list(zip(*(drawn.chunk(training.accumulate) for drawn in (x0, t, eps)), strict=True))
-        for k, (x0, t, eps) in enumerate(parts):
-            with distributed.without_averaging(model) if k < len(parts) - 1 else nullcontext():
-                with acceleration.autocast(options.precision, device):
-                    losses = noise_estimation_loss(forward, x0, t, eps, alphas_cumprod)
-                (losses.sum() * scale).backward()
-            loss += losses.detach().sum() * scale
+        loss = _backward(losses_of, model, (x0, t, eps), options.precision, training.accumulate, batch.size)
 
         # Take the step.
         grad_norm = clip_grad_norm_(state.model.parameters(), max_norm)
@@ -129,7 +122,26 @@ def _loop(
             break
 
 
-def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: torch.nn.Module, steps: int) -> Model:
+def _backward(
+    losses_of: Callable[..., Tensor], model: nn.Module, draws: tuple[Tensor, Tensor, Tensor], precision: str, parts: int, n: int
+) -> Tensor:
+    """Add the gradients of the mean loss over the global batch of n, from this rank's draws; give this rank's part of it.
+
+    Gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
+    """
+    scale = distributed.weight_of_share(n) * distributed.world_size() / n
+    loss = torch.zeros((), device=draws[0].device)
+    chunks = list(zip(*(drawn.chunk(parts) for drawn in draws), strict=True))
+    for k, chunk in enumerate(chunks):
+        with distributed.without_averaging(model) if k < len(chunks) - 1 else nullcontext():
+            with acceleration.autocast(precision, loss.device):
+                losses = losses_of(*chunk)
+            (losses.sum() * scale).backward()
+        loss += losses.detach().sum() * scale
+    return loss
+
+
+def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: nn.Module, steps: int) -> Model:
     """The model as the loop calls it. What the steps would take uncompiled is reckoned from one forward and backward pass.
 
     All steps of the run count, not those that are left: a resumed run computes as it began.
