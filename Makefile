@@ -22,7 +22,7 @@ demo: .venv/runtime
 
 # A process a core, one thread each: threads of two networks at once would wait for one another.
 test: .venv/dev
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: .venv/dev
 	.venv/bin/ruff check .
