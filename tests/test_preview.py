@@ -55,9 +55,9 @@ def test_they_are_the_images_of_trainings_first_steps(tmp_path, batch_size, step
     config = small_config(tmp_path / "c.yml", training__batch_size=batch_size, training__n_iters=steps)
     seen = []
 
-    def record(model, x0, *rest):
+    def record(model, x0, t, eps, alphas_cumprod):
         seen.append(x0)
-        return losses.noise_estimation_loss(model, x0, *rest)
+        return losses.noise_estimation_loss(model, x0, t, eps, alphas_cumprod)
 
     with patch.object(training, "noise_estimation_loss", record):
         main("--config", config, "--exp", tmp_path, "--doc", "d", "--seed", 5)
