@@ -17,6 +17,11 @@ Result = TypeVar("Result")
 MOST_THREADS = 8
 
 
+def works_beside(device: torch.device) -> bool:
+    """Whether threads on the cores are in nobody's way: a network on a CPU takes them all, and waits for the slowest."""
+    return device.type != "cpu"
+
+
 def thread_count() -> int:
     """Threads for numpy or zlib in this process: its share of the cores it may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functions.background import prefetch, thread_count
+from functions.background import prefetch, thread_count, works_beside
 from functions.denoising import RandnLike
 from functions.losses import antithetic_timesteps
 
@@ -39,7 +39,7 @@ def step_noise(
 ) -> RandnLike:
     """`randn_like` for a batch holding the images `indices`: call k < steps gives each image the k-th array of its stream.
 
-    A few steps ahead are drawn at once, each image's by one call, in threads and while the device works on the steps before.
+    A few steps ahead are drawn at once, each image's by one call; beside a GPU in threads, while it works on the steps before.
     """
     generators = [np.random.default_rng([seed, i, stream]) for i in indices]
     arrays = chain.from_iterable(_blocks(generators, shape, steps, device))
@@ -64,10 +64,11 @@ def _blocks(
             count = min(ahead, steps - first)
             block = buffer[: n * count * dim].view(n, count, *shape)
             draws = zip(generators, block.numpy(), strict=True)
-            list(pool.map(lambda draw: draw[0].standard_normal(dtype=np.float32, out=draw[1]), draws))
+            list(spread(lambda draw: draw[0].standard_normal(dtype=np.float32, out=draw[1]), draws))
             return block, free
 
-        for block, free in prefetch(draw, range(0, steps, ahead)):
+        spread, in_turn = (pool.map, prefetch) if works_beside(device) else (map, map)
+        for block, free in in_turn(draw, range(0, steps, ahead)):
             there = block.to(device, non_blocking=on_gpu)
             if free:
                 free.record(torch.cuda.current_stream(device))

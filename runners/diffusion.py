@@ -11,7 +11,7 @@ from configs import Config
 from configs.arguments import DEFAULT_SEED
 from datasets.scaling import from_model_range
 from functions import acceleration, devices, weights
-from functions.background import pinned, prefetch, to_host
+from functions.background import pinned, prefetch, to_host, works_beside
 from functions.denoising import Step, ddpm_noisy, generalized, last
 from functions.images import to_uint8
 from functions.noise import initial_noise, step_noise
@@ -148,7 +148,8 @@ class Diffusion:
         """
         wanted = set(indices)
         batches = [range(k * batch_size, (k + 1) * batch_size) for k in sorted({i // batch_size for i in wanted})]
-        noises = prefetch(lambda batch: pinned(initial_noise(sampling.seed, batch, self.image_shape), self.device), batches)
+        in_turn = prefetch if works_beside(self.device) else map
+        noises = in_turn(lambda batch: pinned(initial_noise(sampling.seed, batch, self.image_shape), self.device), batches)
         sent: deque[tuple[list[int], Tensor, Callable[[], Tensor]]] = deque()
         for batch, x_T in zip(batches, noises, strict=True):
             x = last(self.denoise(x_T, batch, sampling)).x
@@ -156,7 +157,7 @@ class Diffusion:
             if len(rows) < batch_size:
                 images = images[rows]
             sent.append(([batch[row] for row in rows], images, to_host(x.isfinite().all())))
-            if self.device.type == "cpu" or len(sent) > 1:
+            if len(sent) > 1 or not works_beside(self.device):
                 yield _arrived(*sent.popleft())
         for one in sent:
             yield _arrived(*one)

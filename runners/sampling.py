@@ -10,6 +10,7 @@ import torch
 from configs import Config
 from configs.options import Options
 from functions import distributed, images
+from functions.background import works_beside
 from functions.denoising import Step, last
 from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
@@ -105,7 +106,7 @@ def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples
     todo = [i for i in todo if i // batch_size in mine]
     began, since = 0.0, 0
     with (
-        images.png_writer(job.folder, beside=job.diffusion.device.type != "cpu") as write,
+        images.png_writer(job.folder, beside=works_beside(job.diffusion.device)) as write,
         progress_bar(len(todo), unit="image", desc="images") as bar,
     ):
         for k, (indices, batch) in enumerate(job.diffusion.sample_batches(todo, job.sampling, batch_size)):
@@ -135,7 +136,7 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
             z1, z2 = initial_noise(job.sampling.seed, (0, 1), diffusion.image_shape)
             x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
             made = diffusion.to_images(last(_with_bar(job, x_T)).x)
-            with images.png_writer(job.folder, beside=job.diffusion.device.type != "cpu") as write:
+            with images.png_writer(job.folder, beside=works_beside(job.diffusion.device)) as write:
                 write([names[k] for k in todo], made[todo])
     finish(job, [names], len(names))
 
@@ -153,7 +154,7 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
         wanted = set(todo)
         if todo and distributed.is_main():
             x_T = initial_noise(job.sampling.seed, range(SEQUENCE_CHAINS), diffusion.image_shape)
-            with images.png_writer(job.folder, beside=job.diffusion.device.type != "cpu") as write:
+            with images.png_writer(job.folder, beside=works_beside(job.diffusion.device)) as write:
                 for i, step in enumerate(_with_bar(job, x_T)):
                     chains = [j for j in range(SEQUENCE_CHAINS) if i * SEQUENCE_CHAINS + j in wanted]
                     write([f"{j}_{i}.png" for j in chains], diffusion.to_images(step.x0)[chains])

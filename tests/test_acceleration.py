@@ -13,7 +13,7 @@ from conftest import ROOT, main, refuses, small_config
 from PIL import Image
 
 from configs import load_config
-from functions import acceleration, distributed, images
+from functions import acceleration, distributed, images, noise
 from functions.acceleration import CompiledForBatches, Network
 from functions.background import prefetch
 from functions.noise import STEPS_AHEAD, step_noise
@@ -239,8 +239,10 @@ def test_numerics_restores_torchs_switches(monkeypatch):
     assert acceleration.precision_in_words("fp32", CUDA) == acceleration.precision_in_words("default", CPU) == "float32"
 
 
+@pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("steps", [1, STEPS_AHEAD, 2 * STEPS_AHEAD + 3])
-def test_noise_drawn_ahead_is_each_images_own_stream(steps):
+def test_noise_drawn_ahead_is_each_images_own_stream(steps, beside, monkeypatch):
+    monkeypatch.setattr(noise, "works_beside", lambda device: beside)
     shape, indices = (3, 4, 5), [7, 0, 10**6]
     randn_like = step_noise(2**32 - 1, indices, shape, steps, CPU)
     x = torch.zeros(3, *shape)
