@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -14,6 +16,7 @@ import torch
 
 from functions.acceleration import synchronize
 
+ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 
 
@@ -22,6 +25,18 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {"device": name, **versions, "date": date.today().isoformat()}
+
+
+def in_a_process_of_its_own(module: str, variant: str, values: Mapping[str, object]) -> Row:
+    """What `python -m module --variant ...` prints last, as JSON; flags whose value is None are left out."""
+    words = [word for flag, value in values.items() if value is not None for word in (f"--{flag}", str(value))]
+    command = [sys.executable, "-m", module, "--variant", variant, *words]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{variant}: {process.stderr[-2000:]}")
+    row = json.loads(process.stdout.splitlines()[-1])
+    print(f"{variant}: {row}", file=sys.stderr, flush=True)
+    return row
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

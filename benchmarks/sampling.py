@@ -13,7 +13,6 @@ import logging
 import re
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import main as program
-from benchmarks.measuring import Row, timed, write
+from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
 from configs import Config, load_config
 from functions.background import to_host
 from functions.denoising import generalized
@@ -34,7 +33,6 @@ from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights import diffusers_config
 from runners.diffusion import Diffusion, Sampling, build_unet
 
-ROOT = Path(__file__).resolve().parent.parent
 LOGGED = re.compile(r"first batch, (\d+) images in ([\d.]+) s")
 
 # How to run what is measured: a function below, and the flags of main.py that it takes.
@@ -134,15 +132,7 @@ def measure_here(arguments: argparse.Namespace) -> None:
 
 def measure(arguments: argparse.Namespace, variant: str, batch: int, **changes: int) -> Row:
     values = {"config": arguments.config, "steps": arguments.steps, "batches": arguments.batches, "one_batch": batch} | changes
-    command = [sys.executable, "-m", "benchmarks.sampling", "--variant", variant]
-    command += [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    command += ["--device", arguments.device] if arguments.device else []
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if process.returncode:
-        raise RuntimeError(f"{variant}: {process.stderr[-2000:]}")
-    row = json.loads(process.stdout.splitlines()[-1])
-    print(f"{variant}, batch {batch}: {row['evaluations/s']:.4g} evaluations/s", file=sys.stderr, flush=True)
-    return row
+    return in_a_process_of_its_own("benchmarks.sampling", variant, values | {"device": arguments.device})
 
 
 def table(arguments: argparse.Namespace, batch: int, device: torch.device) -> list[Row]:

@@ -10,7 +10,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -20,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main as program
-from benchmarks.measuring import Row, timed, write
+from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
 from configs import Config, load_config, to_yaml
 from datasets import dataset_root, get_dataset
 from functions.devices import choose_device
@@ -28,7 +27,6 @@ from functions.losses import antithetic_timesteps, noise_estimation_loss
 from functions.schedules import alphas_cumprod, betas
 from runners.diffusion import build_unet
 
-ROOT = Path(__file__).resolve().parent.parent
 WARM_UP_BLOCKS = 2  # of TensorBoard's numbers
 
 VARIANTS = {
@@ -97,16 +95,8 @@ def measure_here(arguments: argparse.Namespace) -> None:
 
 
 def measure(arguments: argparse.Namespace, variant: str) -> Row:
-    command = [sys.executable, "-m", "benchmarks.training", "--variant", variant, "--config", arguments.config]
-    command += ["--steps", str(arguments.steps), "--exp", arguments.exp]
-    for flag in ("device", "data"):
-        command += [f"--{flag}", getattr(arguments, flag)] if getattr(arguments, flag) else []
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if process.returncode:
-        raise RuntimeError(f"{variant}: {process.stderr[-2000:]}")
-    row = json.loads(process.stdout.splitlines()[-1])
-    print(f"{variant}: {row['steps/s']:.4g} steps/s", file=sys.stderr, flush=True)
-    return row
+    values = {flag: getattr(arguments, flag) for flag in ("config", "steps", "exp", "device", "data")}
+    return in_a_process_of_its_own("benchmarks.training", variant, values)
 
 
 def main() -> None:

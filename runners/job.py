@@ -13,6 +13,9 @@ from functions.weights import weights_hash
 from runners.diffusion import Diffusion, Sampling
 from runners.load import Loaded
 
+INTERPOLATION_POINTS = 11
+SEQUENCE_CHAINS = 8
+
 
 @dataclass(frozen=True)
 class Job:
@@ -52,6 +55,13 @@ def make_job(options: Options, diffusion: Diffusion, loaded: Loaded, keep_repeat
         "device": str(device),
     }
     return Job(diffusion, sampling, options.image_dir, decides, records)
+
+
+def names_of(options: Options, steps: int) -> list[str]:
+    """The files of a folder: {i}.png, or {chain}_{step}.png step by step for a sequence of so many steps."""
+    if options.mode == "sequence":
+        return [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
+    return [f"{i}.png" for i in range(options.num_samples if options.mode == "fid" else INTERPOLATION_POINTS)]
 
 
 def recorded(job: Job, n: int) -> dict[str, Any]:

@@ -51,8 +51,7 @@ def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:
     elif options.use_pretrained:
         path = pretrained.get(pretrained.for_data(config.data))
     else:
-        ckpt_id = config.sampling.ckpt_id
-        path = options.log_dir / ("ckpt.pth" if ckpt_id is None else f"ckpt_{ckpt_id}.pth")
+        path = local_checkpoint(options, config)
     return load_for(config, path), path
 
 

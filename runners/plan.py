@@ -16,9 +16,8 @@ from functions.losses import noise_estimation_loss
 from functions.noise import initial_noise
 from runners import grid, run_folder
 from runners.diffusion import Diffusion, Sampling
-from runners.job import make_job
+from runners.job import INTERPOLATION_POINTS, SEQUENCE_CHAINS, make_job, names_of
 from runners.load import load_weights, local_checkpoint, new_diffusion
-from runners.sampling import INTERPOLATION_POINTS, SEQUENCE_CHAINS
 from runners.speed import Pace
 from runners.state import TrainingState
 from runners.training import final_step
@@ -61,7 +60,7 @@ def _plan_sampling(options: Options, diffusion: Diffusion) -> None:
         _check_folder(cell, diffusion)
         every = diffusion.timesteps(cell.skip_type, cell.timesteps, keep_repeats=True)
         steps = every if cell.mode == "sequence" else diffusion.timesteps(cell.skip_type, cell.timesteps)
-        names = _names(cell, len(steps))
+        names = names_of(cell, len(steps))
         todo = images.missing(cell.image_dir, names) if cell.keep_images else list(range(len(names)))
         rows = len({k // B for k in todo}) * B if cell.mode == "fid" else B * bool(todo)
         evaluations = rows * len(steps)
@@ -89,7 +88,7 @@ def _check_folder(options: Options, diffusion: Diffusion) -> None:
         print(f"weights: {path}, which are not there yet")
         return
     job = make_job(options, diffusion, load_weights(diffusion, options), keep_repeats=options.mode == "sequence")
-    manifest.check(job.folder, job.decides, len(_names(options, len(job.sampling.timesteps))))
+    manifest.check(job.folder, job.decides, len(names_of(options, len(job.sampling.timesteps))))
 
 
 def _plan_training(options: Options, diffusion: Diffusion) -> None:
@@ -125,12 +124,6 @@ def _plan_test(options: Options, diffusion: Diffusion) -> None:
     print(f"{evaluations:,} evaluations of the network: the loss on all {n:,} {options.reference} images, bits/dim on {chosen:,}")
     batch_size = Pace(options, diffusion, chosen).batch_size()
     _print_time(evaluations / distributed.world_size(), batch_size, lambda b: _evaluate(diffusion, b))
-
-
-def _names(options: Options, steps: int) -> list[str]:
-    if options.mode == "sequence":
-        return [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
-    return [f"{i}.png" for i in range(options.num_samples if options.mode == "fid" else INTERPOLATION_POINTS)]
 
 
 def _steps_in_words(steps: tuple[int, ...]) -> str:

@@ -16,13 +16,23 @@ from functions.noise import initial_noise, slerp
 from functions.progress import progress_bar
 from runners import grid, metrics, paper
 from runners.diffusion import Diffusion
-from runners.job import Job, announce, finish, held, make_job, missing, recorded
+from runners.job import (
+    INTERPOLATION_POINTS,
+    SEQUENCE_CHAINS,
+    Job,
+    announce,
+    finish,
+    held,
+    make_job,
+    missing,
+    names_of,
+    recorded,
+)
 from runners.load import load_weights, new_diffusion
 from runners.speed import Pace
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
-INTERPOLATION_POINTS = 11
-SEQUENCE_CHAINS, SEQUENCE_SHEET_STEPS = 8, 10
+SEQUENCE_SHEET_STEPS = 10
 
 
 def fid(options: Options, config: Config, device: torch.device) -> None:
@@ -61,7 +71,8 @@ def _make(
 
     later: the cells to come, for whose sake too a network may be worth compiling.
     """
-    n, names, how = options.num_samples, _names(options), recorded(job, options.num_samples)
+    n = options.num_samples
+    names, how = names_of(options, len(job.sampling.timesteps)), recorded(job, n)
     began = time.monotonic()
     if evaluator:
         metrics.check(job.folder, job.decides)
@@ -87,13 +98,10 @@ def _make(
 
 def _evaluations(options: Options, diffusion: Diffusion, batch_size: int) -> int:
     """How often a cell will have this rank evaluate a batch, by the images that its folder has not."""
-    todo = images.missing(options.image_dir, _names(options)) if options.keep_images else range(options.num_samples)
+    steps = len(diffusion.timesteps(options.skip_type, options.timesteps))
+    todo = images.missing(options.image_dir, names_of(options, steps)) if options.keep_images else range(options.num_samples)
     batches = len({i // batch_size for i in todo})
-    return -(-batches // distributed.world_size()) * len(diffusion.timesteps(options.skip_type, options.timesteps))
-
-
-def _names(options: Options) -> list[str]:
-    return [f"{i}.png" for i in range(options.num_samples)]
+    return -(-batches // distributed.world_size()) * steps
 
 
 def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples | None, keep_images: bool) -> None:
@@ -126,9 +134,9 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
     """Write {k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
     diffusion = new_diffusion(options, config, device)
     job = make_job(options, diffusion, load_weights(diffusion, options))
-    names = [f"{k}.png" for k in range(INTERPOLATION_POINTS)]
-    pace, how = Pace(options, diffusion, len(names)), recorded(job, len(names))
     steps = len(job.sampling.timesteps)
+    names = names_of(options, steps)
+    pace, how = Pace(options, diffusion, len(names)), recorded(job, len(names))
     compiled = pace.compile_where_it_repays(len(names), steps * bool(images.missing(job.folder, names)), how)
     with missing(job, names, batch_size=len(names), compiled=compiled) as todo:
         announce(options, job, len(todo), len(names) - len(todo), "as one batch")
@@ -146,7 +154,7 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
     diffusion = new_diffusion(options, config, device)
     job = make_job(options, diffusion, load_weights(diffusion, options), keep_repeats=True)
     steps = len(job.sampling.timesteps)
-    names = [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
+    names = names_of(options, steps)
     pace, how = Pace(options, diffusion, SEQUENCE_CHAINS), recorded(job, len(names))
     compiled = pace.compile_where_it_repays(SEQUENCE_CHAINS, steps * bool(images.missing(job.folder, names)), how)
     with missing(job, names, batch_size=SEQUENCE_CHAINS, compiled=compiled) as todo:
