@@ -1,9 +1,12 @@
 """The training objective."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from functions.denoising import Model
+
+QUARTERS = 4
 
 
 def antithetic_timesteps(n: int, T: int, generator: torch.Generator) -> Tensor:
@@ -20,3 +23,9 @@ def noise_estimation_loss(model: Model, x0: Tensor, t: Tensor, eps: Tensor, alph
     a = alphas_cumprod[t + 1].view(-1, 1, 1, 1)
     x = a.sqrt() * x0 + (1 - a).sqrt() * eps
     return (eps - model(x, t)).square().sum(dim=(1, 2, 3))
+
+
+def loss_by_quarter(losses: Tensor, t: Tensor, T: int) -> Tensor:
+    """For each quarter of the timesteps 0 … T-1, the sum of its losses and how many they are. (b,), (b,) -> (2, 4) float32"""
+    in_quarter = F.one_hot(t * QUARTERS // T, QUARTERS).float()  # b 4
+    return torch.stack([losses.float() @ in_quarter, in_quarter.sum(0)])

@@ -4,15 +4,20 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import asdict
+from itertools import pairwise
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from configs import Config, to_yaml
+from configs.options import Options
 from functions import distributed
+from functions.losses import QUARTERS
 from functions.progress import log_file, progress_bar
 
 Item = TypeVar("Item")
@@ -26,20 +31,21 @@ class Report:
     Rank 0 writes; the other ranks hold a silent one. Opens its files on entering a `with` block.
     """
 
-    def __init__(self, log_dir: Path, tensorboard_dir: Path, step: int, total: int, learning_rate: float):
-        self.log_dir, self.tensorboard_dir = log_dir, tensorboard_dir
-        self.start, self.total, self.learning_rate = step, total, learning_rate
-        self.pending: list[tuple[int, Tensor, Tensor, int]] = []
+    def __init__(self, options: Options, config: Config, step: int, total: int, seed: int):
+        self.options, self.config, self.seed = options, config, seed
+        self.start, self.total = step, total
+        self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.read_at = time.monotonic()
         self.waited = 0.0  # for data, since then
 
     def __enter__(self) -> Self:
         if distributed.is_main():
-            self.handler = log_file(self.log_dir / "stdout.txt")
+            self.handler = log_file(self.options.log_dir / "stdout.txt")
             logging.getLogger().addHandler(self.handler)
             self.steps = logging.Logger("steps")  # to the file only: the bar tells the console
             self.steps.addHandler(self.handler)
-            self.writer = SummaryWriter(self.tensorboard_dir, purge_step=self.start + 1)
+            self.writer = SummaryWriter(self.options.tensorboard_dir, purge_step=self.start + 1)
+            self._hyperparameters()
         self.bar = progress_bar(self.total, initial=self.start, unit="step", desc="training")
         return self
 
@@ -62,10 +68,10 @@ class Report:
                 return
             yield batch
 
-    def step(self, step: int, loss: Tensor, grad_norm: Tensor, images: int) -> None:
-        """Take a step's numbers, still on the device; images: how many it trained on."""
+    def step(self, step: int, by_quarter: Tensor, grad_norm: Tensor) -> None:
+        """Take a step's numbers, still on the device: `loss_by_quarter` of the whole batch, and the gradient's norm."""
         if distributed.is_main():
-            self.pending.append((step, loss, grad_norm, images))
+            self.pending.append((step, by_quarter, grad_norm))
             if time.monotonic() - self.read_at > SECONDS_BETWEEN_READS:
                 self.read()
 
@@ -73,13 +79,14 @@ class Report:
         """Write what is pending. Raises FloatingPointError at the first step whose loss or gradient is not finite."""
         if not self.pending:
             return
-        steps, losses, grad_norms, images = zip(*self.pending, strict=True)
-        values = torch.stack([*losses, *grad_norms]).tolist()  # waits for the device
+        steps, by_quarter, grad_norms = zip(*self.pending, strict=True)
+        sums, counts = torch.stack(by_quarter).double().cpu().unbind(1)  # steps 4; waits for the device
+        losses = (sums.sum(1) / counts.sum(1)).tolist()
         now = time.monotonic()
-        rate, waiting = sum(images) / (now - self.read_at), self.waited / (now - self.read_at)
+        rate, waiting = counts.sum().item() / (now - self.read_at), self.waited / (now - self.read_at)
         self.pending = []
         self._begin_block(now)
-        for step, loss, grad_norm in zip(steps, values[: len(steps)], values[len(steps) :], strict=True):
+        for step, loss, grad_norm in zip(steps, losses, torch.stack(grad_norms).tolist(), strict=True):
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 raise FloatingPointError(
                     f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; "
@@ -88,7 +95,10 @@ class Report:
             self.steps.info(f"step: {step}, loss: {loss}")
             self.writer.add_scalar("loss", loss, step)
             self.writer.add_scalar("grad_norm", grad_norm, step)
-        self.writer.add_scalar("learning_rate", self.learning_rate, step)
+        for name, total, count in zip(self._quarters(), sums.sum(0).tolist(), counts.sum(0).tolist(), strict=True):
+            if count:
+                self.writer.add_scalar(f"loss_by_timestep/{name}", total / count, step)
+        self.writer.add_scalar("learning_rate", self.config.optim.lr, step)
         self.writer.add_scalar("images_per_second", rate, step)
         self.writer.add_scalar("share_of_time_waiting_for_data", waiting, step)
         self.bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{rate:.4g}", data_wait=f"{waiting:.0%}", refresh=False)
@@ -109,3 +119,23 @@ class Report:
 
     def _begin_block(self, now: float) -> None:
         self.read_at, self.waited = now, 0.0
+
+    def _quarters(self) -> list[str]:
+        """The first and the last timestep of each quarter, as TensorBoard sorts them."""
+        T = self.config.diffusion.num_diffusion_timesteps
+        edges = [-(-k * T // QUARTERS) for k in range(QUARTERS + 1)]
+        width = len(str(T - 1))
+        return [f"{low:0{width}}-{max(low, high - 1):0{width}}" for low, high in pairwise(edges)]
+
+    def _hyperparameters(self) -> None:
+        """The config as text, and as a row of TensorBoard's HPARAMS table with the run's last losses."""
+        self.writer.add_text("config", "".join(f"    {line}\n" for line in to_yaml(self.config).splitlines()), self.start)
+        values: dict[str, Any] = {"seed": self.seed, "precision": self.options.precision, "processes": distributed.world_size()}
+        for section, keys in asdict(self.config).items():
+            for key, value in keys.items():
+                if value is not None:
+                    values[f"{section}.{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+        events = self.writer.file_writer
+        assert events is not None  # SummaryWriter.add_hparams would write to a folder of its own
+        for summary in hparams(values, {"loss": None, "validation_loss": None}):
+            events.add_summary(summary)

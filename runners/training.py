@@ -17,7 +17,7 @@ from datasets.batches import load, training_order
 from datasets.scaling import as_trained_on
 from functions import acceleration, distributed, files
 from functions.denoising import Model, last
-from functions.losses import noise_estimation_loss
+from functions.losses import loss_by_quarter, noise_estimation_loss
 from functions.noise import BatchDraws, Stream, derived_seed, initial_noise, step_generator
 from runners import run_folder
 from runners.diffusion import Diffusion, Sampling
@@ -58,7 +58,7 @@ def train(options: Options, config: Config, device: torch.device) -> None:
                 stack.enter_context(files.locked(options.log_dir))
                 if checkpoint is None:
                     run_folder.begin(options, config)
-        with Report(options.log_dir, options.tensorboard_dir, state.step, last_step, config.optim.lr) as report:
+        with Report(options, config, state.step, last_step, state.seed) as report:
             _describe(options, diffusion, state, len(dataset), test_set, last_step)
             _loop(options, diffusion, state, dataset, test_set, last_step, report)
 
@@ -91,7 +91,7 @@ def _loop(
 
         # Differentiate.
         state.optimizer.zero_grad()
-        loss = _backward(losses_of, model, (x0, t, eps), options.precision, training.accumulate, batch.size)
+        losses = _backward(losses_of, model, (x0, t, eps), options.precision, training.accumulate, batch.size)
 
         # Take the step.
         grad_norm = clip_grad_norm_(state.model.parameters(), max_norm)
@@ -102,7 +102,8 @@ def _loop(
             state.ema.update(state.model)
 
         # Report.
-        report.step(state.step, distributed.all_reduce_sum(loss / distributed.world_size()), grad_norm, batch.size)
+        counted = distributed.weight_of_share(batch.size) * loss_by_quarter(losses, t, config.diffusion.num_diffusion_timesteps)
+        report.step(state.step, distributed.all_reduce_sum(counted), grad_norm)
 
         # Validate.
         if test_set is not None and state.step % training.validation_freq == 0:
@@ -125,20 +126,20 @@ def _loop(
 def _backward(
     losses_of: Callable[..., Tensor], model: nn.Module, draws: tuple[Tensor, Tensor, Tensor], precision: str, parts: int, n: int
 ) -> Tensor:
-    """Add the gradients of the mean loss over the global batch of n, from this rank's draws; give this rank's part of it.
+    """Add the gradients of the mean loss over the global batch of n, from this rank's draws; give their losses (b,).
 
     Gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
     """
     scale = distributed.weight_of_share(n) * distributed.world_size() / n
-    loss = torch.zeros((), device=draws[0].device)
+    of_parts = []
     chunks = list(zip(*(drawn.chunk(parts) for drawn in draws), strict=True))
     for k, chunk in enumerate(chunks):
         with distributed.without_averaging(model) if k < len(chunks) - 1 else nullcontext():
-            with acceleration.autocast(precision, loss.device):
+            with acceleration.autocast(precision, draws[0].device):
                 losses = losses_of(*chunk)
             (losses.sum() * scale).backward()
-        loss += losses.detach().sum() * scale
-    return loss
+        of_parts.append(losses.detach())
+    return torch.cat(of_parts)
 
 
 def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: nn.Module, steps: int) -> Model:

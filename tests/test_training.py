@@ -14,14 +14,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import MAIN, files_below, main, refuses, small_config
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from configs import OptimConfig, load_config
 from datasets.batches import training_order
-from functions.losses import antithetic_timesteps
+from functions.losses import antithetic_timesteps, loss_by_quarter
 from runners.diffusion import Diffusion
 from runners.state import TrainingState, build_optimizer
 
@@ -69,6 +71,34 @@ def test_a_run_leaves_what_upstreams_does_and_more(run):
     assert events.Scalars("loss")[3].value == pytest.approx(float(losses["4"]))
     assert [e.step for e in events.Images("samples")] == [1, 2, 4]
     assert "1498 images of DIGITS" in run.stderr and "to step 4" in run.stderr
+
+
+def test_tensorboard_shows_the_loss_by_quarter_of_the_timesteps_and_the_hyperparameters(run):
+    events = EventAccumulator(str(run.exp / "tensorboard" / "d")).Reload()
+    quarters = [f"loss_by_timestep/{name}" for name in ("000-249", "250-499", "500-749", "750-999")]
+    assert [tag for tag in events.Tags()["scalars"] if tag.startswith("loss_by_timestep")] == quarters
+    of_quarters = [{e.step: e.value for e in events.Scalars(tag)} for tag in quarters]
+    for step in (1, 2):  # a block each, so that the step's loss is a mean of the quarters'
+        assert min(q[step] for q in of_quarters) < events.Scalars("loss")[step - 1].value < max(q[step] for q in of_quarters)
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert yaml.safe_load(text) == yaml.safe_load((run.exp / "logs" / "d" / "config.yml").read_text())
+    start = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    values = start.session_start_info.hparams
+    assert values["model.ch"].number_value == 32 and values["optim.optimizer"].string_value == "Adam"
+    assert values["seed"].number_value == 1234 and values["model.ch_mult"].string_value == "(1,)"
+    experiment = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
+    assert {m.name.tag for m in experiment.experiment.metric_infos} <= set(events.Tags()["scalars"])
+
+
+def test_losses_by_quarter_are_what_a_loop_sums_up():
+    rng = np.random.default_rng(0)
+    for T in (1000, 10, 7, 3):
+        t, losses = rng.integers(0, T, 50), rng.random(50).astype(np.float32)
+        expected = np.zeros((2, 4))
+        for at, loss in zip(t, losses, strict=True):
+            expected[:, int(4 * at / T)] += (loss, 1)
+        found = loss_by_quarter(torch.from_numpy(losses), torch.from_numpy(t), T)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_checkpoints_hold_tensors_and_plain_values_of_the_whole_state(run):
