@@ -10,11 +10,12 @@ from typing import Any
 
 from configs import Config
 from configs.options import Options
-from functions import files, plots
+from functions import files, images, plots
 from functions.weights import pretrained
 from runners import metrics, paper
 
 NOISY = "ddpm_noisy"
+SHEET_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ def write_tables(options: Options, config: Config, results: list[Result]) -> Non
         plots.lines(folder / "table.png", *_curves(options, tables[numbers[0]], numbers[0]))
     print(text)
     print(f"{len(results)} cells in {folder}, with table.md, table.json" + (" and table.png" if numbers else ""))
+
+
+def write_sheet(options: Options) -> None:
+    """Beside the folder of the grid, a row for each cell: the first images, each column's from the same x_T where seeds agree."""
+    shown = range(min(options.num_samples, SHEET_COLUMNS))
+    rows = [[f"{Path(cell.image_folder).name}/{i}.png" for i in shown] for cell in cells(options)]
+    path = options.image_dir.with_name(f"{options.image_dir.name}.png")
+    images.contact_sheet(path, options.image_dir, rows)
+    print(f"contact sheet {path}, a row for each cell: {', '.join(Path(cell.image_folder).name for cell in cells(options))}")
 
 
 def _entries(config: Config, results: list[Result], number: str) -> list[Entry]:

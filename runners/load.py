@@ -14,18 +14,22 @@ from runners.diffusion import Diffusion
 
 
 class Loaded(NamedTuple):
-    """A checkpoint's file, which of its weights were taken ("ema", "raw", or a "bare" state dict's), and its step or 0."""
+    """A checkpoint's file, which of its weights were taken ("ema", "raw", or a "bare" state dict's), its step or 0, its name.
+
+    The name is the one that --ckpt gave or that its weights were published by, else the path.
+    """
 
     path: Path
     kind: str
     step: int
+    name: str
 
 
 def load_diffusion(options: Options, config: Config, device: torch.device) -> tuple[Diffusion, Path, str]:
     """The network with the weights asked for, their file, and whether they are "ema", "raw" or a "bare" state dict's."""
     diffusion = new_diffusion(options, config, device)
-    path, kind, _ = load_weights(diffusion, options)
-    return diffusion, path, kind
+    loaded = load_weights(diffusion, options)
+    return diffusion, loaded.path, loaded.kind
 
 
 def new_diffusion(options: Options, config: Config, device: torch.device) -> Diffusion:
@@ -41,7 +45,8 @@ def load_weights(diffusion: Diffusion, options: Options) -> Loaded:
     kind = diffusion.load(checkpoint, options.weights, str(path))
     of_step = f", step {checkpoint.step}" if checkpoint.step else ""
     logging.info(f"weights: {path} ({kind}{of_step})")
-    return Loaded(path, kind, checkpoint.step)
+    published = pretrained.for_data(diffusion.config.data).name if options.use_pretrained else None
+    return Loaded(path, kind, checkpoint.step, options.ckpt or published or str(path))
 
 
 def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:

@@ -57,11 +57,13 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
         job = make_job(cell, diffusion, loaded)
         reuse = options.is_grid or not options.keep_images
         measured = _make(cell, job, pace, evaluator, cells[k + 1 :], reuse)
-        results.append(grid.Result(cell, str(loaded.path), loaded.step, len(job.sampling.timesteps), measured))
+        results.append(grid.Result(cell, loaded.name, loaded.step, len(job.sampling.timesteps), measured))
         if measured and not options.is_grid and distributed.is_main():
             metrics.print_table(measured, paper.published_fid(config, cell))
     if options.is_grid and distributed.is_main():
         grid.write_tables(options, config, results)
+        if options.keep_images:
+            grid.write_sheet(options)
 
 
 def _make(

@@ -132,6 +132,11 @@ def test_a_cell_has_the_images_of_a_single_run_and_the_network_is_built_once(run
     assert {p.name for p in cell.iterdir()} == {"0.png", "1.png", "2.png", "manifest.json"}
     content = json.loads((tmp_path / "image_samples" / "g" / "table.json").read_text())
     assert [c["step"] for c in content["cells"]] == [1, 2, 4] and content["over_seeds"] == {}
+    sheet = np.asarray(Image.open(tmp_path / "image_samples" / "g.png"))
+    assert sheet.shape == (3 * 50 + 2, 3 * 50 + 2)  # a row for each cell; 8x8 pixels are enlarged to 48x48
+    for i in range(3):
+        enlarged = np.asarray(Image.open(cell / f"{i}.png")).repeat(6, 0).repeat(6, 1)
+        assert np.array_equal(sheet[52:100, 50 * i + 2 : 50 * i + 50], enlarged)
 
 
 def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value(tmp_path, extractor, monkeypatch):
