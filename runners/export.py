@@ -17,6 +17,8 @@ from runners.diffusion import build_unet
 from runners.load import load_named
 from runners.state import build_optimizer
 
+HALF = ".fp16.safetensors"  # the end of a name that asks for half precision, as diffusers names its own
+
 
 def export(options: Options, config: Config, device: torch.device) -> None:
     """Write what --export names, load it again, and print how far one forward pass differs."""
@@ -39,8 +41,9 @@ def export(options: Options, config: Config, device: torch.device) -> None:
         what = "upstream's list"
         storage.save(path, upstream.pack(checkpoint))
     elif path.suffix == ".safetensors":
-        what = "bare weights"
-        storage.save_safetensors(path, chosen)
+        half = path.name.endswith(HALF)
+        what = "bare weights in half precision" if half else "bare weights"
+        storage.save_safetensors(path, _halved(chosen, path) if half else chosen)
     else:
         what = "a diffusers DDIMPipeline folder"
         diffusers.save(path, chosen, config)
@@ -52,6 +55,15 @@ def export(options: Options, config: Config, device: torch.device) -> None:
     )
     kinds = " and ".join(written)
     print(f"{path}: {what}, from the {kinds} weights of {source}; read back, a forward pass differs by at most {difference:g}")
+
+
+def _halved(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """As float16. Raises ValueError where a weight is too large for it."""
+    half = {name: value.half() for name, value in weights.items()}
+    too_large = next((name for name, value in half.items() if not value.isfinite().all()), None)
+    if too_large is not None:
+        raise ValueError(f"--export {path}: {too_large} does not fit half precision; a name without .fp16 keeps float32")
+    return half
 
 
 def _for_upstream(checkpoint: Checkpoint, config: Config) -> Checkpoint:
