@@ -18,7 +18,8 @@ METRICS = ("fid", "is", "kid", "pr", "nn")
 GRID_FLAGS = ("timesteps", "eta", "sample_type", "seed", "ckpt")  # the ones that may repeat
 
 EXAMPLES = """\
-examples:
+examples, one for each task (E: a folder for everything, D: the name of a run):
+  shipped weights       main.py --config fashion_mnist.yml --use_pretrained --sample --fid --num_samples 64 --timesteps 20
   train                 main.py --config cifar10.yml --exp E --doc D --ni
   continue the run      main.py --config cifar10.yml --exp E --doc D --resume_training
   images for FID        main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 50 --eta 0 -i ddim50
@@ -27,12 +28,14 @@ examples:
   FID of such images    main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 50 -i ddim50 --metrics fid
   a table of FIDs       main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 10 50 --eta 0 1 -i T --metrics fid
   what it would run     main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 10 50 --eta 0 1 -i T --plan
-  paths between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i paths
+  a path between images main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50 -i path
   x0 along the chain    main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50 -i chain
   bits per dimension    main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
   are the data right?   main.py --config cifar10.yml --exp E --preview
   weights for diffusers main.py --config cifar10.yml --exp E --doc D --export folder
   what a file holds     main.py --inspect ckpt.pth
+
+The exit code is 0, 2 for a mistake in what was asked, 1 for a failure, 130 for Ctrl-C. More: README.md and docs/.
 """
 
 
@@ -61,72 +64,83 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="main.py",
+        usage="main.py --config FILE [--exp DIR] [--doc NAME] [a task, or none to train] [its flags]",
         description="Denoising diffusion implicit models (arXiv 2010.02502): train, sample in few steps, interpolate.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
         allow_abbrev=False,
     )
-    add = parser.add_argument_group("every task").add_argument
+    add = parser.add_argument_group("tasks", "Without one: training.").add_argument
+    add("--sample", action="store_true", help="make images, with one of the next three")
+    add("--fid", action="store_true", help="{i}.png for i from 0 to --num_samples - 1")
+    add("--interpolation", action="store_true", help="11 images on a path between two latents: {i}.png")
+    add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
+    add("--test", action="store_true", help="bits per dimension and the training loss on real images")
+    add("--preview", action="store_true", help="64 training images as the model sees them: {image_folder}.preview.png")
+    add("--export", metavar="PATH",
+        help="write the weights: FILE.pth is upstream's, FILE.safetensors bare, FILE.fp16.safetensors in half precision, any "
+        "other name a folder of diffusers")  # fmt: skip
+    add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
+
+    add = parser.add_argument_group("what and where").add_argument
     add("--config", metavar="FILE", help="a name under configs/ or a path (default: the one that comes with --ckpt)")
     add("--exp", default="exp", metavar="DIR", help="where logs, images and data sets lie (default: exp)")
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
-    add("--seed", type=_seed, nargs="+", metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
-    add("--device", metavar="NAME", help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)")
-    add("--precision", default="default", choices=["default", "fp32", "bf16"],
-        help="default: torch's, with TF32 convolutions on CUDA; fp32: without; bf16: in bfloat16 (default: default)")  # fmt: skip
-    add("--compile", default="auto", choices=["auto", "on", "off"],
-        help="compile the network; auto: on CUDA, where the work left repays it (default: auto)")  # fmt: skip
     add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")
-    add("--comment", default="", metavar="TEXT", help="a note, kept in the run's log")
-    add("--verbose", default="info", type=str.lower, choices=["debug", "info", "warning", "error", "critical"],
-        help="how much is logged; debug shows tracebacks (default: info)")  # fmt: skip
-    add("--ni", action="store_true", help="no interaction: never ask, move an existing run aside")
-    add("--plan", action="store_true", help="print what the command would run, its size and time; make nothing")
+    add("--seed", type=_seed, nargs="+", metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
 
-    add = parser.add_argument_group("training (the task when no other is named)").add_argument
-    add("--resume_training", nargs="?", const="always", choices=["always", "auto"],
+    add = parser.add_argument_group("training").add_argument
+    add("--resume_training", nargs="?", const="always", choices=["always", "auto"], metavar="auto",
         help="continue the run; with auto, start one where there is none")  # fmt: skip
-
-    add = parser.add_argument_group("other tasks").add_argument
-    add("--sample", action="store_true", help="make images, with one of the next three")
-    add("--fid", action="store_true", help="{i}.png for i from 0 to --num_samples - 1")
-    add("--interpolation", action="store_true", help="11 images between two latents: {i}.png")
-    add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
-    add("--test", action="store_true", help="bits per dimension and the training loss on the test split")
-    add("--preview", action="store_true", help="64 training images as the model sees them: {image_folder}.preview.png")
-    add("--export", metavar="PATH", help="write the weights as FILE.pth (upstream's), FILE.safetensors, or a diffusers folder")
-    add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
+    add("--ni", action="store_true", help="no interaction: never ask, move an existing run aside")
+    add("--comment", default="", metavar="TEXT", help="a note, kept in the run's log")
 
     add = parser.add_argument_group("weights, for --sample, --test and --export").add_argument
     add("--ckpt", nargs="+", metavar="PATH",
         help="a checkpoint file or a pattern of such, a diffusers folder, hf://owner/name, or a published name such as "
         "ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id)")  # fmt: skip
-    add("--use_pretrained", action="store_true", help="the published EMA weights of the config's data set")
-    add("--weights", choices=["ema", "raw"], help="which of a checkpoint's weights (default: ema where it has them)")
+    add("--use_pretrained", action="store_true", help="the published, or shipped, EMA weights of the config's data set")
+    add(
+        "--weights",
+        choices=["ema", "raw"],
+        metavar="W",
+        help="ema or raw, of a checkpoint's weights (default: ema where it has them)",
+    )
 
-    repeats = "--timesteps, --eta, --sample_type, --seed and --ckpt take several values with --fid: a grid, a folder each"
+    repeats = "--timesteps, --eta, --sample_type, --seed and --ckpt take several values with --fid: a grid, a folder each."
     add = parser.add_argument_group("sampling", repeats).add_argument
     add("-i", "--image_folder", default="images", metavar="NAME", help="{exp}/image_samples/NAME (default: images)")
     add("--num_samples", type=int, metavar="N",
         help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES}) or --test ({DEFAULT_TEST_IMAGES})")  # fmt: skip
-    add("--batch_size", type=_batch_size, metavar="B",
-        help="images at a time with --fid or --test; auto: what fits (default: auto on CUDA, else the config's)")  # fmt: skip
     add("--timesteps", type=int, nargs="+", metavar="S",
         help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)")  # fmt: skip
     add("--skip_type", default="uniform", type=_skip_type, choices=["uniform", "quad"], metavar="TYPE",
         help="how the steps are spaced: uniform, or quad (also quadratic) (default: uniform)")  # fmt: skip
     add("--eta", type=float, nargs="+", metavar="E", help="noise of generalized: 0 is DDIM, 1 is DDPM (default: 0)")
-    add("--sample_type", nargs="+", choices=["generalized", "ddpm_noisy"],
+    add("--sample_type", nargs="+", choices=["generalized", "ddpm_noisy"], metavar="TYPE",
         help="the update: generalized (DDIM), or ddpm_noisy, DDPM with the larger variance (default: generalized)")  # fmt: skip
 
     add = parser.add_argument_group("evaluation, with --sample --fid").add_argument
-    add("--metrics", nargs="+", choices=METRICS,
-        help="fid, is (Inception score), kid, pr (precision and recall), nn (nearest training images)")  # fmt: skip
+    add("--metrics", nargs="+", choices=METRICS, metavar="M",
+        help="fid, is (Inception score), kid, pr (precision and recall), nn (nearest training images) (default: none)",
+    )  # fmt: skip
     add("--reference", metavar="WHAT",
         help="train, test, a folder of images, or an .npz of mu and sigma (default: train; test with --test)")  # fmt: skip
     add("--features", metavar="PATH",
         help="Inception's weights, or another extractor: an exported program (default: Inception, downloaded)")  # fmt: skip
-    add("--keep_images", choices=["yes", "no"], help="no keeps the numbers of --metrics only (default: yes)")
+    add("--keep_images", choices=["yes", "no"], metavar="yes|no", help="no keeps the numbers of --metrics only (default: yes)")
+
+    add = parser.add_argument_group("how it runs").add_argument
+    add("--device", metavar="NAME", help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)")
+    add("--precision", default="default", choices=["default", "fp32", "bf16"], metavar="P",
+        help="default: torch's, with TF32 convolutions on CUDA; fp32: without; bf16: in bfloat16 (default: default)")  # fmt: skip
+    add("--compile", default="auto", choices=["auto", "on", "off"], metavar="C",
+        help="compile the network: on, off, or auto, on CUDA where the work left repays it (default: auto)")  # fmt: skip
+    add("--batch_size", type=_batch_size, metavar="B",
+        help="images at a time with --fid or --test; auto: what fits (default: auto on CUDA, else the config's)")  # fmt: skip
+    add("--plan", action="store_true", help="print what the command would run, its size and time; make nothing")
+    add("--verbose", default="info", type=str.lower, choices=["debug", "info", "warning", "error", "critical"], metavar="LEVEL",
+        help="debug (shows tracebacks), info, warning, error or critical (default: info)")  # fmt: skip
     return parser
 
 
