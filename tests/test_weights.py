@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from dataclasses import replace
 
 import diffusers as reference
@@ -397,20 +398,61 @@ def test_a_runs_own_config_lies_beside_its_checkpoint(tmp_path, run):
 
 def test_published_names_know_their_config_and_place(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert len(pretrained.PUBLISHED) == 9
+    assert len(pretrained.PUBLISHED) == 10
     for name, weights in pretrained.PUBLISHED.items():
         config = pretrained.own_config(name)
-        if name == "celeba" or name.startswith("ema_"):
+        if name in ("celeba", "fashion_mnist") or name.startswith("ema_"):
             assert pretrained.for_data(config.data) is weights
-        if name != "celeba":
+        if name not in ("celeba", "fashion_mnist"):
             raw = name.removeprefix("ema_")
             folder = f"{'ema_' if name != raw else ''}diffusion_{raw}_model"
             assert str(weights.path.parent) == f"/cache/diffusion_models_converted/{folder}"
             assert re.fullmatch(r"https://heibox\.uni-heidelberg\.de/f/[0-9a-f]{20}/\?dl=1", weights.url)
-    assert len({weights.md5 for weights in pretrained.PUBLISHED.values()}) == 9
+    assert len({weights.md5 for weights in pretrained.PUBLISHED.values()}) == 10
     celeba = load_config("celeba.yml")
     with pytest.raises(ValueError, match=r"image_size is 128.*64"):
         pretrained.for_data(replace(celeba.data, image_size=128))
+
+
+def test_half_precision_halves_the_file_and_is_what_numpy_rounds_to(tmp_path, run):
+    base = ("--config", run.config, "--ckpt", run.ckpt, "--export")
+    said = main(*base, tmp_path / "w.fp16.safetensors").stdout
+    main(*base, tmp_path / "w.safetensors")
+    assert "half precision" in said and 0 < float(re.search(r"differs by at most (\S+)", said)[1]) < 0.01
+    half, full = load_file(tmp_path / "w.fp16.safetensors"), load_file(tmp_path / "w.safetensors")
+    for name, value in full.items():
+        assert np.array_equal(half[name].numpy(), value.numpy().astype(np.float16)), name
+    assert (tmp_path / "w.fp16.safetensors").stat().st_size < 0.6 * (tmp_path / "w.safetensors").stat().st_size
+    sample = ("--exp", tmp_path, "--sample", "--fid", "--num_samples", 2, "--timesteps", 3)
+    main("--config", run.config, "--ckpt", tmp_path / "w.fp16.safetensors", *sample)
+
+    huge = full | {"conv_in.bias": torch.full_like(full["conv_in.bias"], 1e5)}
+    torch.save(huge, tmp_path / "huge.pth")
+    arguments = ("--config", run.config, "--ckpt", tmp_path / "huge.pth", "--export", tmp_path / "h.fp16.safetensors")
+    refuses(*arguments, says=["conv_in.bias", "half precision", ".fp16"], tree=tmp_path)
+
+
+def test_the_shipped_weights_need_no_network_and_are_small(tmp_path, monkeypatch):
+    shipped = pretrained.PUBLISHED["fashion_mnist"]
+    assert shipped.path.stat().st_size < 10_000_000 and {v.dtype for v in load_file(shipped.path).values()} == {torch.float16}
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
+    sample = ("--exp", tmp_path, "--sample", "--fid", "--num_samples", 2, "--timesteps", 3)
+    main("--config", "fashion_mnist.yml", "--use_pretrained", *sample)
+    assert "0 images to make" in main("--ckpt", "fashion_mnist", *sample).stderr
+
+
+def test_shipped_weights_that_are_damaged_or_of_another_network_are_refused(tmp_path, monkeypatch):
+    use = ("--use_pretrained", "--exp", tmp_path, "--sample", "--fid")
+    tree = yaml.safe_load((ROOT / "configs" / "fashion_mnist.yml").read_text())
+    tree["model"]["ch"] = 64
+    (tmp_path / "wide.yml").write_text(yaml.safe_dump(tree))
+    refuses("--config", tmp_path / "wide.yml", *use, says=["does not fit the config", "(128, 32)", "(256, 64)"], tree=tmp_path)
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
+    refuses(
+        "--config", "fashion_mnist.yml", *use, says=["fashion_mnist.fp16.safetensors is missing", "git checkout"], tree=tmp_path
+    )
+    (tmp_path / "fashion_mnist.fp16.safetensors").write_bytes(b"damaged")
+    refuses("--config", "fashion_mnist.yml", *use, says=["does not have its md5", "git checkout"], tree=tmp_path)
 
 
 def test_an_export_that_cannot_be_is_refused_and_writes_nothing(tmp_path, run):
@@ -528,13 +570,13 @@ def test_the_architecture_is_read_from_names_and_shapes(name):
 
 
 def test_the_readmes_five_lines(tmp_path, pipe, monkeypatch):
-    """They are run as they stand, with a small network in place of the published one."""
+    """They are run as they stand, with a small network in place of the shipped one."""
     [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len([line for line in lines.splitlines() if line]) == 5 and '"ema_cifar10"' in lines
+    assert len([line for line in lines.splitlines() if line]) == 5 and '"fashion_mnist"' in lines
     monkeypatch.chdir(tmp_path)
-    exec(lines.replace('"ema_cifar10"', repr(str(pipe))), {})
+    exec(lines.replace('"fashion_mnist"', repr(str(pipe))), {})
     images = sorted(tmp_path.glob("*.png"))
-    main("--ckpt", pipe, "--sample", "--fid", "--num_samples", len(images), "--timesteps", 50, "--batch_size", len(images))
+    main("--ckpt", pipe, "--sample", "--fid", "--num_samples", len(images), "--timesteps", 20, "--batch_size", len(images))
     for path in images:
         expected = Image.open(tmp_path / "exp" / "image_samples" / "images" / path.name)
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(expected))

@@ -37,6 +37,7 @@ def published(weights: Published) -> Path:
 
 
 def _download(weights: Published, path: Path) -> None:
+    assert weights.url is not None
     logging.info(f"downloading {weights.name} from {weights.url} to {path}")
     store = pooch.create(
         path=path.parent,

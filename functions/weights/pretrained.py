@@ -1,29 +1,32 @@
-"""The weights that others published: their names, where they lie and what they hash to, and which config they are for."""
+"""Weights by name, published by others or part of this repository: where they lie, their hashes, and whose config they fit."""
 
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs import Config, DataConfig, load_config, nearest
-from functions import distributed
+from functions import distributed, files
 from functions.weights import diffusers_config
 
 HUB = "hf://"
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "pretrained"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published checkpoint; `md5` is None where none was published with it."""
+    """One checkpoint with a name. `url` is None for one that is part of this repository, `md5` where none was published."""
 
     name: str
-    url: str
+    url: str | None
     md5: str | None
-    file: str  # within the cache, where earlier tools keep it too
+    file: str  # within SHIPPED, or within the cache, where earlier tools keep it too
     config: str  # the shipped config of its network and schedule
     category: str | None = None  # LSUN's
 
     @property
     def path(self) -> Path:
+        if self.url is None:
+            return SHIPPED / self.file
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cache / "diffusion_models_converted" / self.file
 
@@ -52,6 +55,7 @@ _ALL = (
         "celeba", "https://drive.google.com/uc?id=1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR", None,
         "diffusion_celeba_model/ckpt.pth", "celeba.yml",
     ),
+    Published("fashion_mnist", None, "a8dbb164956dbd5ead7778feddbbb4b2", "fashion_mnist.fp16.safetensors", "fashion_mnist.yml"),
 )  # fmt: skip
 PUBLISHED = {weights.name: weights for weights in _ALL}
 _FOR_DATA = {
@@ -60,6 +64,7 @@ _FOR_DATA = {
     "cat": "ema_lsun_cat",
     "church_outdoor": "ema_lsun_church",
     "CELEBA": "celeba",
+    "FASHION_MNIST": "fashion_mnist",
 }
 
 
@@ -67,7 +72,7 @@ def for_data(data: DataConfig) -> Published:
     """The EMA weights that were trained on the config's data set. Raises ValueError where none were published."""
     key = data.category if data.dataset == "LSUN" else data.dataset
     if key not in _FOR_DATA:
-        there = "CIFAR10, LSUN's bedroom, cat and church_outdoor, and CELEBA"
+        there = "CIFAR10, LSUN's bedroom, cat and church_outdoor, CELEBA and FASHION_MNIST"
         raise ValueError(f"no weights were published for {key}; there are some for {there}; name your own with --ckpt")
     weights = PUBLISHED[_FOR_DATA[key]]
     size = load_config(weights.config).data.image_size
@@ -99,11 +104,24 @@ def local(ckpt: str) -> Path:
 
 
 def get(weights: Published) -> Path:
-    """The verified file, from the cache or downloaded into it, by one process for all. Raises ValueError as `locate`."""
+    """The verified file: this repository's, or the cache's, downloaded into it by one process for all. Raises as `locate`."""
+    if weights.url is None:
+        return _whole(weights)
     from functions.weights import fetch
 
     with distributed.main_first():
         return fetch.published(weights)
+
+
+def _whole(weights: Published) -> Path:
+    """The repository's own file. Raises ValueError where it is not what was committed."""
+    path = weights.path
+    if not path.is_file() or files.digest(path, "md5") != weights.md5:
+        what = "does not have its md5" if path.is_file() else "is missing"
+        raise ValueError(
+            f"{path} {what} {weights.md5}; it is part of this repository: `git checkout {path.name}` there restores it"
+        )
+    return path
 
 
 def own_config(ckpt: str) -> Config:
