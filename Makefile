@@ -1,24 +1,37 @@
-# make demo: digits from nothing to samples. make test: the whole suite. make lint: style and types.
-# All install what they need into .venv first. `make demo EXP=folder` for another folder than demo/.
+# make demo: samples of the network that lies in models/pretrained, then digits from nothing to samples.
+# make test: the whole suite. make lint: style and types. All install what they need into .venv first.
+# `make demo EXP=folder` for another folder than demo/.
 PYTHON ?= python3
 EXP ?= demo
 
-.PHONY: demo test lint
+.PHONY: demo fashion digits test lint
 .DELETE_ON_ERROR:
 
-main := .venv/bin/python main.py --config digits.yml --exp $(EXP) --doc digits
+main := .venv/bin/python main.py --exp $(EXP)
+fashion := $(main) --config fashion_mnist.yml --use_pretrained --sample
 # With seed 3 the interpolation runs between two different digits.
-sample := $(main) --sample --timesteps 20 --seed 3
+digits := $(main) --config digits.yml --doc digits
+digits_sample := $(digits) --sample --timesteps 20 --seed 3
 
-demo: .venv/runtime
-	$(main) --resume_training auto
-	$(sample) --fid --num_samples 64 -i samples
-	$(sample) --sequence -i sequence
-	$(sample) --interpolation -i interpolation
-	@echo "Look at the three contact sheets:"
-	@echo "  $(EXP)/image_samples/samples.png        64 digits, DDIM in 20 steps"
+demo: digits
+	@echo "Look at the contact sheets:"
+	@echo "  $(EXP)/image_samples/steps.png          Fashion-MNIST: one x_T a column, S = 5, 10, 20, 50 from above"
+	@echo "  $(EXP)/image_samples/clothes.png        the predicted x0 along 8 chains of 20 steps"
+	@echo "  $(EXP)/image_samples/path.png           a path between two latents"
+	@echo "  $(EXP)/image_samples/samples.png        64 digits of the network just trained, DDIM in 20 steps"
 	@echo "  $(EXP)/image_samples/sequence.png       the predicted digit along 8 chains"
 	@echo "  $(EXP)/image_samples/interpolation.png  a path from one digit to another"
+
+fashion: .venv/runtime
+	$(fashion) --fid --timesteps 5 10 20 50 --num_samples 16 -i steps
+	$(fashion) --sequence --timesteps 20 -i clothes
+	$(fashion) --interpolation --timesteps 50 -i path
+
+digits: fashion
+	$(digits) --resume_training auto
+	$(digits_sample) --fid --num_samples 64 -i samples
+	$(digits_sample) --sequence -i sequence
+	$(digits_sample) --interpolation -i interpolation
 
 # A process a core, one thread each: threads of two networks at once would wait for one another.
 test: .venv/dev
