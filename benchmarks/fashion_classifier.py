@@ -33,13 +33,12 @@ class Classifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-        def stage(in_ch: int, out_ch: int, kernel: int) -> list[nn.Module]:
-            conv = nn.Conv2d(in_ch, out_ch, kernel, padding=kernel // 2, bias=False)
-            return [conv, nn.BatchNorm2d(out_ch), nn.ReLU(), nn.MaxPool2d(2)]
+        def conv(in_ch: int, out_ch: int, kernel: int) -> list[nn.Module]:
+            return [nn.Conv2d(in_ch, out_ch, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out_ch), nn.ReLU()]
 
         self.body = nn.Sequential(
-            *stage(1, 32, 5), *stage(32, 64, 3), *stage(64, 128, 3),
-            nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 4 * 4, FEATURES), nn.ReLU(),
+            *conv(1, 32, 5), nn.MaxPool2d(2), *conv(32, 64, 3), nn.MaxPool2d(2), *conv(64, 128, 3), *conv(128, 128, 3),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 4 * 4, FEATURES), nn.ReLU(),
         )  # fmt: skip
         self.last = nn.Linear(FEATURES, CLASSES)
 

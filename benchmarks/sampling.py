@@ -33,6 +33,7 @@ from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights import diffusers_config
 from runners.diffusion import Diffusion, Sampling, build_unet
 
+FIGURE_STEPS = (5, 10, 20, 50)
 LOGGED = re.compile(r"first batch, (\d+) images in ([\d.]+) s")
 
 # How to run what is measured: a function below, and the flags of main.py that it takes.
@@ -182,7 +183,7 @@ def figure(arguments: argparse.Namespace, path: Path) -> dict[str, list[Row]]:
     from matplotlib.figure import Figure
 
     batch, variant = arguments.batch[0], "main.py, default"
-    by_S = [{"S": S, "seconds": measure(arguments, variant, batch, steps=S)["seconds"]} for S in (5, 10, 20, 50)]
+    by_S = [{"S": S, "seconds": measure(arguments, variant, batch, steps=S)["seconds"]} for S in arguments.figure or FIGURE_STEPS]
     by_N = [{"N": batch * k, "seconds": measure(arguments, variant, batch, batches=k)["seconds"]} for k in (1, 2, 4, 8)]
     drawing = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, rows, key in zip(drawing.subplots(1, 2), (by_S, by_N), "SN", strict=True):
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="variants whose names hold one of the words")
-    parser.add_argument("--figure", action="store_true", help="time against S and N, as a plot")
+    parser.add_argument("--figure", type=int, nargs="*", metavar="S", help="time against these S, or 5 to 50, and N, as a plot")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/sampling"), help="{out}.md and {out}.json")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("--one_batch", type=int, help=argparse.SUPPRESS)
@@ -212,7 +213,7 @@ def main() -> None:
         return measure_here(arguments)
     logging.basicConfig(level=logging.WARNING)
     device = choose_device(arguments.device)
-    if arguments.figure:
+    if arguments.figure is not None:
         tables = figure(arguments, arguments.out)
     else:
         tables = {f"{arguments.config}, batch {batch}": table(arguments, batch, device) for batch in arguments.batch}
