@@ -80,7 +80,7 @@ class Report:
         if not self.pending:
             return
         steps, by_quarter, grad_norms = zip(*self.pending, strict=True)
-        sums, counts = torch.stack(by_quarter).double().cpu().unbind(1)  # steps 4; waits for the device
+        sums, counts = torch.stack(by_quarter).cpu().double().unbind(1)  # steps 4; waits for the device
         losses = (sums.sum(1) / counts.sum(1)).tolist()
         now = time.monotonic()
         rate, waiting = counts.sum().item() / (now - self.read_at), self.waited / (now - self.read_at)
