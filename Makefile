@@ -9,8 +9,8 @@ EXP ?= demo
 
 main := .venv/bin/python main.py --exp $(EXP)
 fashion := $(main) --config fashion_mnist.yml --use_pretrained --sample
-# With seed 3 the interpolation runs between two different digits.
 digits := $(main) --config digits.yml --doc digits
+# With seed 3 the interpolation runs between two different digits.
 digits_sample := $(digits) --sample --timesteps 20 --seed 3
 
 demo: digits
@@ -27,6 +27,7 @@ fashion: .venv/runtime
 	$(fashion) --sequence --timesteps 20 -i clothes
 	$(fashion) --interpolation --timesteps 50 -i path
 
+# After fashion, so that `make -j` does not run both at once.
 digits: fashion
 	$(digits) --resume_training auto
 	$(digits_sample) --fid --num_samples 64 -i samples

@@ -27,10 +27,10 @@ VARIANTS = {
 def images(arguments: argparse.Namespace, flags: list[str], steps: int, eta: float) -> np.ndarray:
     """Grey levels (n, h, w) or (n, h, w, 3), made by main.py."""
     with tempfile.TemporaryDirectory() as exp:
-        argv = f"--config {arguments.config} --ckpt {arguments.ckpt} --exp {exp} --sample --fid --num_samples {arguments.images}"
-        argv += f" --timesteps {steps} --eta {eta} --batch_size 64 --verbose warning"
-        argv += f" --device {arguments.device}" if arguments.device else ""
-        assert program.main([*argv.split(), *flags]) == 0
+        named = ["--config", arguments.config, "--ckpt", arguments.ckpt, "--exp", exp]
+        how = f"--num_samples {arguments.images} --timesteps {steps} --eta {eta} --batch_size 64 --verbose warning"
+        how += f" --device {arguments.device}" if arguments.device else ""
+        assert program.main([*named, "--sample", "--fid", *how.split(), *flags]) == 0
         folder = Path(exp, "image_samples", "images")
         return np.stack([np.asarray(Image.open(folder / f"{i}.png")).astype(int) for i in range(arguments.images)])
 

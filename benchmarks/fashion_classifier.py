@@ -50,9 +50,11 @@ class Classifier(nn.Module):
 
 
 def labels(root: Path, train: bool) -> Tensor:
-    """The classes (n,) int64, from the gzipped IDX file beside the images."""
-    name = f"{'train' if train else 't10k'}-labels-idx1-ubyte.gz"
-    content = gzip.decompress((root / name).read_bytes())
+    """The classes (n,) int64, from the gzipped IDX file beside the images, which main.py does not download."""
+    path = root / f"{'train' if train else 't10k'}-labels-idx1-ubyte.gz"
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing: put the four *-ubyte.gz files of Fashion-MNIST there")
+    content = gzip.decompress(path.read_bytes())
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=8).astype(np.int64))
 
 
@@ -105,12 +107,14 @@ def main() -> None:
         labels(arguments.data, True)[: arguments.images].to(device),
     )
 
+    test_classes = labels(arguments.data, False).to(device)
+
     torch.manual_seed(0)
     network = Classifier().to(device, memory_format=memory_format(device))
     began = time.monotonic()
     train(network, train_images, classes, arguments.epochs)
     row = {
-        "test accuracy": accuracy(network, test_images.to(device), labels(arguments.data, False).to(device)),
+        "test accuracy": accuracy(network, test_images.to(device), test_classes),
         "training accuracy": accuracy(network, train_images, classes),
         "features": FEATURES,
         "parameters": sum(p.numel() for p in network.parameters()),

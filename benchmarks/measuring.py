@@ -31,7 +31,8 @@ def in_a_process_of_its_own(module: str, variant: str, values: Mapping[str, obje
     """What `python -m module --variant ...` prints last, as JSON; flags whose value is None are left out."""
     words = [word for flag, value in values.items() if value is not None for word in (f"--{flag}", str(value))]
     command = [sys.executable, "-m", module, "--variant", variant, *words]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}  # so that paths mean the user's folder
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PYTHONPATH": path}  # not cwd, so that paths mean the user's folder
     process = subprocess.run(command, env=env, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(f"{variant}: {process.stderr[-2000:]}")

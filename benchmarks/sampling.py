@@ -72,12 +72,13 @@ def by_command_line(arguments: argparse.Namespace, config: Config, device: torch
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "random.pth")
         torch.save(build_unet(config).state_dict(), weights)
-        argv = f"--config {arguments.config} --ckpt {weights} --exp {folder} --sample --fid --device {device} --timesteps "
-        argv += f"{arguments.steps} --batch_size {arguments.one_batch} --num_samples {_images(arguments)} --verbose info"
+        named = ["--config", arguments.config, "--ckpt", str(weights), "--exp", folder]
+        how = f"--device {device} --timesteps {arguments.steps} --batch_size {arguments.one_batch}"
+        how += f" --num_samples {_images(arguments)} --verbose info"
         log = Path(folder, "log")
         with open(log, "w") as file, redirect_stdout(file):
             stderr, sys.stderr = sys.stderr, file
-            code = program.main([*argv.split(), *flags])
+            code = program.main([*named, "--sample", "--fid", *how.split(), *flags])
             sys.stderr = stderr
         found = LOGGED.search(log.read_text())
         assert code == 0 and found, log.read_text()
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="variants whose names hold one of the words")
-    parser.add_argument("--figure", type=int, nargs="*", metavar="S", help="time against these S, or 5 to 50, and N, as a plot")
+    parser.add_argument("--figure", type=int, nargs="*", metavar="S", help="plot time against S (default: 5 10 20 50) and N")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/sampling"), help="{out}.md and {out}.json")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("--one_batch", type=int, help=argparse.SUPPRESS)

@@ -73,8 +73,8 @@ def by_command_line(arguments: argparse.Namespace, config: Config, device: torch
         path = Path(exp, "benchmark.yml")
         path.write_text(to_yaml(replace(config, training=quiet)))
         data = arguments.data or dataset_root(config.data, arguments.exp, None)
-        argv = f"--config {path} --exp {exp} --doc d --device {device} --data {data} --verbose warning".split()
-        assert program.main([*argv, *flags]) == 0
+        argv = ["--config", str(path), "--exp", exp, "--doc", "d", "--device", str(device), "--data", str(data)]
+        assert program.main([*argv, "--verbose", "warning", *flags]) == 0
         events = EventAccumulator(str(Path(exp, "tensorboard", "d")))
         events.Reload()
         rates = [event.value for event in events.Scalars("images_per_second")][WARM_UP_BLOCKS:]

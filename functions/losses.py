@@ -1,7 +1,6 @@
 """The training objective."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from functions.denoising import Model
@@ -27,5 +26,5 @@ def noise_estimation_loss(model: Model, x0: Tensor, t: Tensor, eps: Tensor, alph
 
 def loss_by_quarter(losses: Tensor, t: Tensor, T: int) -> Tensor:
     """For each quarter of the timesteps 0 … T-1, the sum of its losses and how many they are. (b,), (b,) -> (2, 4) float32"""
-    in_quarter = F.one_hot(t * QUARTERS // T, QUARTERS).float()  # b 4
-    return torch.stack([losses.float() @ in_quarter, in_quarter.sum(0)])
+    in_quarter = (t * QUARTERS // T)[:, None] == torch.arange(QUARTERS, device=t.device)  # b 4
+    return torch.stack([losses.float()[:, None].where(in_quarter, 0).sum(0), in_quarter.float().sum(0)])

@@ -97,10 +97,10 @@ def write_tables(options: Options, config: Config, results: list[Result]) -> Non
 def write_sheet(options: Options) -> None:
     """Beside the folder of the grid, a row for each cell: the first images, each column's from the same x_T where seeds agree."""
     shown = range(min(options.num_samples, SHEET_COLUMNS))
-    rows = [[f"{Path(cell.image_folder).name}/{i}.png" for i in shown] for cell in cells(options)]
+    folders = [Path(cell.image_folder).name for cell in cells(options)]
     path = options.image_dir.with_name(f"{options.image_dir.name}.png")
-    images.contact_sheet(path, options.image_dir, rows)
-    print(f"contact sheet {path}, a row for each cell: {', '.join(Path(cell.image_folder).name for cell in cells(options))}")
+    images.contact_sheet(path, options.image_dir, [[f"{folder}/{i}.png" for i in shown] for folder in folders])
+    print(f"contact sheet {path}, a row for each cell: {', '.join(folders)}")
 
 
 def _entries(config: Config, results: list[Result], number: str) -> list[Entry]:

@@ -134,7 +134,7 @@ class Report:
         for section, keys in asdict(self.config).items():
             for key, value in keys.items():
                 if value is not None:
-                    values[f"{section}.{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+                    values[f"{section}.{key}"] = str(value) if isinstance(value, bool | tuple) else value
         events = self.writer.file_writer
         assert events is not None  # SummaryWriter.add_hparams would write to a folder of its own
         for summary in hparams(values, {"loss": None, "validation_loss": None}):

@@ -106,14 +106,14 @@ def local(ckpt: str) -> Path:
 def get(weights: Published) -> Path:
     """The verified file: this repository's, or the cache's, downloaded into it by one process for all. Raises as `locate`."""
     if weights.url is None:
-        return _whole(weights)
+        return _shipped(weights)
     from functions.weights import fetch
 
     with distributed.main_first():
         return fetch.published(weights)
 
 
-def _whole(weights: Published) -> Path:
+def _shipped(weights: Published) -> Path:
     """The repository's own file. Raises ValueError where it is not what was committed."""
     path = weights.path
     if not path.is_file() or files.digest(path, "md5") != weights.md5:
