@@ -102,11 +102,8 @@ def main() -> None:
     data = load_config("fashion_mnist.yml").data
     train_images, test_images = (get_dataset(data, arguments.data, train=split) for split in (True, False))
     assert isinstance(train_images, Tensor) and isinstance(test_images, Tensor)
-    train_images, classes = (
-        train_images[: arguments.images].to(device),
-        labels(arguments.data, True)[: arguments.images].to(device),
-    )
-
+    train_images = train_images[: arguments.images].to(device)
+    classes = labels(arguments.data, True)[: arguments.images].to(device)
     test_classes = labels(arguments.data, False).to(device)
 
     torch.manual_seed(0)

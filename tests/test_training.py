@@ -85,6 +85,7 @@ def test_tensorboard_shows_the_loss_by_quarter_of_the_timesteps_and_the_hyperpar
     start = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
     values = start.session_start_info.hparams
     assert values["model.ch"].number_value == 32 and values["optim.optimizer"].string_value == "Adam"
+    assert values["data.rescaled"].string_value == "True"
     assert values["seed"].number_value == 1234 and values["model.ch_mult"].string_value == "(1,)"
     experiment = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
     assert {m.name.tag for m in experiment.experiment.metric_infos} <= set(events.Tags()["scalars"])
