@@ -12,7 +12,7 @@ from datasets.download import download
 from datasets.images import in_memory
 
 PAD = 2
-ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # its authors'; the md5 makes up for the http
+ADDRESS = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"  # its authors' own
 MD5 = {"train": "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "t10k": "bef4ecab320f06d8554ea6380940ec79"}
 
 

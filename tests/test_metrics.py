@@ -1,10 +1,13 @@
 """FID and its kin: against closed forms, against torch-fidelity and pytorch-fid, and the same however they are computed."""
 
+import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -383,6 +386,60 @@ def inception_weights(path):
     weights[first] -= weights[first].mean(dim=(1, 2, 3), keepdim=True)
     weights["fc.weight"] = torch.randn(weights["fc.weight"].shape, generator=generator)
     torch.save(weights, path)
+
+
+class Executes:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def two_in_one(payload: bytes) -> bytes:
+    """Sound safetensors, and to tarfile a tar in torch's first format, whose pickles are `payload`."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.size = len(payload)
+            archive.addfile(member, io.BytesIO(payload))
+    hidden = file.getvalue()
+    tensors = {
+        "Mixed_7c.branch1x1.conv.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        "tar": {"dtype": "U8", "shape": [len(hidden) + 508], "data_offsets": [4, len(hidden) + 512]},
+    }
+    # The 8 bytes of the header's length and the first of its JSON are the first 512 of the tar: a member's header.
+    start = b'{"__metadata__":{"a":"'
+    fields = b"0000644 " + b"0000000 " * 2 + b"00000000000 " * 2  # mode, uid, gid, size, mtime
+    header = start.ljust(92, b"x") + fields + b"%CHKSUM%" + b"0"
+    header = header.ljust(321, b"x") + b"0000000 " * 2  # the device's numbers
+    header = header.ljust(450, b"x") + b'"},' + json.dumps(tensors).encode()[1:].ljust(520, b" ")
+    whole = (1024 - 8).to_bytes(8, "little") + header.ljust(1024 - 8, b" ")
+    size = b"%011o " % (1024 - 512 + 512)
+    whole = whole[:124] + size + whole[136:148] + b" " * 8 + whole[156:]
+    return whole[:148] + b"%06o  " % sum(whole[:512]) + whole[156:] + bytes(512) + hidden
+
+
+def test_a_features_file_runs_no_code(run, tmp_path):
+    """Weights for our reader, a legacy pickle for torch-fidelity's; and a program under the name of weights."""
+    evil = tmp_path / "evil.pth"
+    evil.write_bytes(two_in_one(pickle.dumps(Executes(tmp_path / "executed"), protocol=2)))
+    with pytest.raises(EOFError):  # the pickle runs, and then something is missing
+        torch.load(evil, weights_only=False)
+    assert (tmp_path / "executed").exists()
+    (tmp_path / "executed").unlink()
+    arguments = command(run, tmp_path, "--metrics", "fid", "--features")
+    refuses(*arguments, evil, says=["evil.pth", "does not fit Inception"], tree=tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_program_is_loaded_by_its_own_suffix_only(run, tmp_path, extractor):
+    shutil.copy(extractor, tmp_path / "features.pth")
+    arguments = command(run, tmp_path, "--metrics", "fid", "--features", tmp_path / "features.pth")
+    refuses(*arguments, says=["runs code", "ends in .pt2"], tree=tmp_path)
 
 
 def process(*command, **environment):

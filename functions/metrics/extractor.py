@@ -1,5 +1,7 @@
 """Feature extractors: torch-fidelity's Inception with the weights of 2015 that FID is defined by, or an exported program."""
 
+import io
+import logging
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/wei
 FILE_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 HASH_PREFIX = "6726825d"
 
+PROGRAM = ".pt2"  # the end of a program's name: loading one can run code, so no other name is loaded as one
 CHUNK = 32  # images at a time: Inception enlarges them to 299x299, whatever their size
 
 
@@ -83,9 +86,14 @@ def load_extractor(path: Path | None, image_size: int, device: torch.device) -> 
         path = _published_inception()
     if not path.is_file():
         raise ValueError(f"--features {path}: there is no such file; it takes Inception's weights or an exported program")
-    if _is_program(path):
-        return _program(path, image_size, device)
-    return _inception(path, device)
+    if not _is_program(path):
+        return _inception(path, device)
+    if path.suffix != PROGRAM:
+        raise ValueError(
+            f"--features {path} is an exported program, and loading one runs code, as a script does: "
+            f"if you trust it, give it a name that ends in {PROGRAM}"
+        )
+    return _program(path, image_size, device)
 
 
 def _published_inception() -> Path:
@@ -95,7 +103,11 @@ def _published_inception() -> Path:
         there = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
         if there is None:
             _download(path)
-    return there or path
+    path = there or path
+    if not files.digest(path, "sha256").startswith(HASH_PREFIX):
+        raise ValueError(f"{path} is damaged: its SHA-256 must begin with {HASH_PREFIX}; remove it, and it is fetched again")
+    logging.info(f"Inception's weights: {path}; of its SHA-256 only the first 8 digits were published, and they match")
+    return path
 
 
 def _download(path: Path) -> None:
@@ -118,9 +130,12 @@ def _inception(path: Path, device: torch.device) -> Extractor:
 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+    # torch-fidelity unpickles what it is given, code included. So it never sees the file, only the tensors read from it.
+    tensors = io.BytesIO()
+    torch.save(checkpoint.model, tensors)
+    tensors.seek(0)
     try:
-        # It reads the file again and by a way that could run code; the first reading has shown that there is none in it.
-        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
+        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=tensors)
     except RuntimeError as error:
         raise ValueError(f"--features {path} does not fit Inception: {' '.join(str(error).split())[:300]}") from None
     digest = files.digest(path, "sha256")
