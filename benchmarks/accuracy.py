@@ -13,7 +13,7 @@ from PIL import Image
 
 import main as program
 from benchmarks.measuring import Row, write
-from functions.devices import choose_device
+from functions.runtime.device import choose_device
 
 REFERENCE = ["--precision", "fp32", "--compile", "off"]
 VARIANTS = {

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from benchmarks.measuring import write
 from configs import load_config
 from datasets import get_dataset
-from functions.acceleration import memory_format
-from functions.devices import choose_device
+from functions.runtime.acceleration import memory_format
+from functions.runtime.device import choose_device
 
 FEATURES, CLASSES = 64, 10
 BATCH, MAX_LR = 128, 0.004

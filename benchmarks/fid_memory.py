@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from functions.metrics import frechet
 from functions.metrics.extractor import Extractor
-from runners.metrics import Samples
+from runners.evaluation.metrics import Samples
 
 DIM, BATCH, SHAPE = 2048, 500, (3, 32, 32)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from functions.acceleration import synchronize
+from functions.runtime.acceleration import synchronize
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]

@@ -26,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import main as program
 from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
 from configs import Config, load_config
-from functions.background import to_host
-from functions.denoising import generalized
-from functions.devices import choose_device
+from functions.runtime.device import choose_device
+from functions.runtime.threads import to_host
+from functions.samplers import generalized
 from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights import diffusers_config
 from runners.diffusion import Diffusion, Sampling, build_unet

@@ -22,8 +22,8 @@ import main as program
 from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
 from configs import Config, load_config, to_yaml
 from datasets import dataset_root, get_dataset
-from functions.devices import choose_device
-from functions.losses import antithetic_timesteps, noise_estimation_loss
+from functions.objectives import antithetic_timesteps, noise_estimation_loss
+from functions.runtime.device import choose_device
 from functions.schedules import alphas_cumprod, betas
 from runners.diffusion import build_unet
 

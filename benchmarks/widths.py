@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.measuring import Row, write
 from configs import Config, load_config
-from functions import acceleration
-from functions.devices import choose_device
-from functions.losses import noise_estimation_loss
+from functions.objectives import noise_estimation_loss
+from functions.runtime import acceleration
+from functions.runtime.device import choose_device
 from functions.schedules import alphas_cumprod, betas
 from runners.diffusion import build_unet
-from runners.state import build_optimizer
+from runners.training.state import build_optimizer
 
 
 def of_network(config: Config, text: str) -> Config:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functions.denoising import Model, RandnLike
+from functions.samplers import Model, RandnLike
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functions.background import prefetch, thread_count, works_beside
-from functions.denoising import RandnLike
-from functions.losses import antithetic_timesteps
+from functions.objectives import antithetic_timesteps
+from functions.runtime.threads import prefetch, thread_count, works_beside
+from functions.samplers import RandnLike
 
 STEPS_AHEAD, MOST_AHEAD = 8, 2**26  # at most so many steps at once, and so many numbers: 256 MB
 

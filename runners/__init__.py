@@ -4,8 +4,9 @@ import torch
 
 from configs import Config
 from configs.options import Options
-from functions import acceleration, devices, distributed
-from functions.progress import quiet_ranks, start_logging
+from functions.runtime import acceleration, distributed
+from functions.runtime import device as devices
+from functions.runtime.progress import quiet_ranks, start_logging
 
 
 def run(options: Options, config: Config | None) -> None:
@@ -30,28 +31,28 @@ def run(options: Options, config: Config | None) -> None:
 def _do_task(options: Options, config: Config | None, device: torch.device) -> None:
     # Imported when needed, for a task's own libraries take seconds to load.
     if options.mode == "inspect":
-        from runners.inspection import inspect
+        from runners.tools.inspection import inspect
 
         return inspect(options, config)
     assert config is not None
     if options.plan:
-        from runners.plan import plan
+        from runners.tools.plan import plan
 
         plan(options, config, device)
         return
     match options.mode:
         case "train":
-            from runners.training import train as task
+            from runners.training.loop import train as task
         case "test":
-            from runners.evaluation import test as task
+            from runners.evaluation.bound import test as task
         case "preview":
-            from runners.preview import preview as task
+            from runners.tools.preview import preview as task
         case "export":
-            from runners.export import export as task
+            from runners.tools.export import export as task
         case "fid":
-            from runners.sampling import fid as task
+            from runners.sampling.tasks import fid as task
         case "interpolation":
-            from runners.sampling import interpolation as task
+            from runners.sampling.tasks import interpolation as task
         case "sequence":
-            from runners.sampling import sequence as task
+            from runners.sampling.tasks import sequence as task
     task(options, config, device)

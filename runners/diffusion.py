@@ -10,11 +10,13 @@ from torch import Tensor
 from configs import Config
 from configs.arguments import DEFAULT_SEED
 from datasets.scaling import from_model_range
-from functions import acceleration, devices, weights
-from functions.background import pinned, prefetch, to_host, works_beside
-from functions.denoising import Step, ddpm_noisy, generalized, last
-from functions.images import to_uint8
+from functions import weights
+from functions.disk.images import to_uint8
 from functions.noise import initial_noise, step_noise
+from functions.runtime import acceleration
+from functions.runtime import device as devices
+from functions.runtime.threads import pinned, prefetch, to_host, works_beside
+from functions.samplers import Step, ddpm_noisy, generalized, last
 from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights import pretrained
 from functions.weights.checkpoint import Checkpoint

@@ -13,13 +13,15 @@ from conftest import ROOT, main, refuses, small_config
 from PIL import Image
 
 from configs import load_config
-from functions import acceleration, distributed, images, noise
-from functions.acceleration import CompiledForBatches, Network
-from functions.background import prefetch
+from functions import noise
+from functions.disk import images
 from functions.noise import STEPS_AHEAD, step_noise
+from functions.runtime import acceleration, distributed
+from functions.runtime.acceleration import CompiledForBatches, Network
+from functions.runtime.threads import prefetch
 from models.fused import fuse, refresh
 from models.unet import UNet
-from runners.speed import Pace
+from runners.sampling.speed import Pace
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

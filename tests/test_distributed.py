@@ -14,7 +14,7 @@ import torch
 from conftest import MAIN, main, small_config
 from PIL import Image
 
-from functions import devices
+from functions.runtime import device as devices
 
 
 def free_port() -> int:

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from configs import DiffusionConfig, load_config
-from functions.denoising import ddpm_noisy, generalized
-from functions.losses import noise_estimation_loss
+from functions.objectives import noise_estimation_loss
+from functions.samplers import ddpm_noisy, generalized
 from functions.schedules import alphas_cumprod, betas, select_timesteps
 from models.ema import EMA
 from models.unet import UNet

@@ -12,9 +12,9 @@ from PIL import Image
 from configs import load_config
 from configs.arguments import parse
 from configs.options import complete
-from runners import grid
 from runners.diffusion import Diffusion, build_unet
-from runners.paper import published_fid
+from runners.evaluation.published import published_fid
+from runners.sampling import grid
 
 
 def options(*arguments, config="cifar10.yml"):
@@ -148,7 +148,7 @@ def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value
     for seed in (0, 1):
         torch.manual_seed(seed)
         torch.save(Diffusion(load_config(str(config)), torch.device("cpu")).model.state_dict(), tmp_path / f"w{seed}.pth")
-    monkeypatch.setattr("runners.paper.published_fid", lambda config, options: 0.5)
+    monkeypatch.setattr("runners.evaluation.published.published_fid", lambda config, options: 0.5)
     command = ["--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "w?.pth", "--sample", "--fid", "--num_samples", 6]
     main(*command, "--timesteps", 10, "--metrics", "fid", "--features", extractor, "--data", tmp_path / "pictures")
     text = (tmp_path / "image_samples" / "images" / "table.md").read_text()

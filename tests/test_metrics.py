@@ -22,9 +22,9 @@ from configs import load_config
 from functions.metrics import frechet, scores
 from functions.metrics.extractor import load_extractor
 from functions.metrics.frechet import Gaussian, Moments, frechet_distance, root
-from runners import neighbours
 from runners.diffusion import Diffusion
-from runners.metrics import Samples
+from runners.evaluation import neighbours
+from runners.evaluation.metrics import Samples
 
 CPU = torch.device("cpu")
 N, STEPS = 30, 5

@@ -28,8 +28,8 @@ from configs import load_config
 from configs.arguments import flags
 from datasets import dataset_root
 from functions.weights import diffusers, fetch, pretrained
-from runners import inspection
 from runners.diffusion import build_unet
+from runners.tools import inspection
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models" / "pretrained").glob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

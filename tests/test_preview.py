@@ -11,9 +11,9 @@ from PIL import Image
 
 from configs import load_config
 from datasets import get_dataset
-from functions import losses
-from runners import training
-from runners.preview import _first
+from functions import objectives as losses
+from runners.tools.preview import _first
+from runners.training import loop as training
 
 
 def test_the_sheet_holds_the_images_with_their_count_shape_and_range(tmp_path):

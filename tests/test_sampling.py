@@ -15,7 +15,7 @@ from conftest import MAIN, main, refuses, small_config
 from PIL import Image
 
 from configs import load_config
-from functions import images
+from functions.disk import images
 from functions.noise import initial_noise, slerp
 from runners.diffusion import build_unet
 

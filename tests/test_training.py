@@ -23,9 +23,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from configs import OptimConfig, load_config
 from datasets.batches import training_order
-from functions.losses import antithetic_timesteps, loss_by_quarter
+from functions.objectives import antithetic_timesteps, loss_by_quarter
 from runners.diffusion import Diffusion
-from runners.state import TrainingState, build_optimizer
+from runners.training.state import TrainingState, build_optimizer
 
 
 def checkpoint(exp, doc="d", name="ckpt.pth"):

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from functions import distributed, files, weights
+from functions import weights
+from functions.disk import files
+from functions.runtime import distributed
 
 ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 # The same file under torch-fidelity's name and pytorch-fid's; the number is the beginning of its SHA-256.

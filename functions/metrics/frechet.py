@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from functions import distributed
+from functions.runtime import distributed
 
 GROUPS = 5  # each holds a matrix of 33 MB for Inception
 T_QUANTILE = 2.776  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from configs import Config
-from functions import files
+from functions.disk import files
 from functions.weights import diffusers_config, storage
 from functions.weights.checkpoint import Checkpoint, is_weights
 

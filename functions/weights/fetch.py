@@ -11,7 +11,7 @@ import pooch
 import requests
 from huggingface_hub import errors, snapshot_download
 
-from functions import files
+from functions.disk import files
 from functions.weights import diffusers, load_checkpoint
 from functions.weights.pretrained import HUB, Published
 

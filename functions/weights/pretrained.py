@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs import Config, DataConfig, load_config, nearest
-from functions import distributed, files
+from functions.disk import files
+from functions.runtime import distributed
 from functions.weights import diffusers_config
 
 HUB = "hf://"

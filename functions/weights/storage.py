@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from functions import files
+from functions.disk import files
 
 # What torch.load and its unpickler raise for a file that is not, or no longer, one of its own.
 _UNREADABLE = (

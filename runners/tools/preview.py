@@ -8,9 +8,9 @@ from configs.options import Options
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, training_order
 from datasets.scaling import as_trained_on, from_model_range
-from functions import distributed
-from functions.images import sheet, to_uint8
+from functions.disk.images import sheet, to_uint8
 from functions.noise import BatchDraws, Stream, step_generator
+from functions.runtime import distributed
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 

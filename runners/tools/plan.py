@@ -10,17 +10,19 @@ import torch
 from configs import Config
 from configs.options import Options
 from datasets import dataset_root, get_dataset
-from functions import distributed, files, images, manifest
-from functions.denoising import last
-from functions.losses import noise_estimation_loss
+from functions.disk import files, images, manifest
 from functions.noise import initial_noise
-from runners import grid, run_folder
+from functions.objectives import noise_estimation_loss
+from functions.runtime import distributed
+from functions.samplers import last
 from runners.diffusion import Diffusion, Sampling
-from runners.job import INTERPOLATION_POINTS, SEQUENCE_CHAINS, make_job, names_of
 from runners.load import load_weights, local_checkpoint, new_diffusion
-from runners.speed import Pace
-from runners.state import TrainingState
-from runners.training import final_step
+from runners.sampling import grid
+from runners.sampling.folder import INTERPOLATION_POINTS, SEQUENCE_CHAINS, make_job, names_of
+from runners.sampling.speed import Pace
+from runners.training import run_folder
+from runners.training.loop import final_step
+from runners.training.state import TrainingState
 
 # Training and test images of the data sets that would have to be fetched to be counted.
 SIZES = {

@@ -6,7 +6,8 @@ import torch
 
 from configs import CONFIG_DIR, Config, load_config
 from configs.options import Options
-from functions import distributed, files
+from functions.disk import files
+from functions.runtime import distributed
 from functions.weights import check_fit, diffusers_config, identify, pretrained, weights_hash
 from functions.weights.architecture import infer
 from functions.weights.checkpoint import Checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from functions import files
+from functions.disk import files
 
 NAME = "manifest.json"
 

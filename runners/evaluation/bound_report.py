@@ -14,8 +14,9 @@ import torch
 
 from configs.options import Options
 from datasets import Images
-from functions import acceleration, files
+from functions.disk import files
 from functions.likelihood import Bound
+from functions.runtime import acceleration
 from functions.weights import weights_hash
 from runners.diffusion import Diffusion
 

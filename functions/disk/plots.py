@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from functions import files
+from functions.disk import files
 
 
 class Point(NamedTuple):

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from configs import Config
 from configs.options import Options
-from functions import distributed
 from functions.noise import initial_noise
+from functions.runtime import distributed
 from functions.weights import check_fit, diffusers, diffusers_config, load_checkpoint, load_into, storage, upstream
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import build_unet
 from runners.load import load_named
-from runners.state import build_optimizer
+from runners.training.state import build_optimizer
 
 HALF = ".fp16.safetensors"  # the end of a name that asks for half precision, as diffusers names its own
 

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from configs import Config
 from configs.options import Options
-from functions import distributed, files, images, manifest
+from functions.disk import files, images, manifest
 from functions.metrics import frechet, scores
 from functions.metrics.extractor import Extractor, load_extractor
 from functions.metrics.frechet import Moments
-from runners import neighbours, reference
-from runners.reference import Reference
+from functions.runtime import distributed
+from runners.evaluation import neighbours, reference
+from runners.evaluation.reference import Reference
 
 # Below this many images a metric has no value, and below twice its groups FID has no interval.
 FEWEST = {"fid": 2, "is": scores.IS_SPLITS, "kid": 2, "pr": scores.PR_NEIGHBOURS + 1, "nn": 1}

@@ -15,15 +15,16 @@ from configs.options import Options
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, training_order
 from datasets.scaling import as_trained_on
-from functions import acceleration, distributed, files
-from functions.denoising import Model, last
-from functions.losses import loss_by_quarter, noise_estimation_loss
+from functions.disk import files
 from functions.noise import BatchDraws, Stream, derived_seed, initial_noise, step_generator
-from runners import run_folder
+from functions.objectives import loss_by_quarter, noise_estimation_loss
+from functions.runtime import acceleration, distributed
+from functions.samplers import Model, last
 from runners.diffusion import Diffusion, Sampling
-from runners.evaluation import validation_loss
-from runners.report import Report
-from runners.state import TrainingState
+from runners.evaluation.bound import validation_loss
+from runners.training import run_folder
+from runners.training.report import Report
+from runners.training.state import TrainingState
 
 GRID_IMAGES, GRID_STEPS = 8, 10
 

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from functions import distributed
+from functions.runtime import distributed
 
 
 def choose_device(name: str | None) -> torch.device:

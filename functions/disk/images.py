@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from functions import files
-from functions.background import thread_count, to_host
+from functions.disk import files
+from functions.runtime.threads import thread_count, to_host
 
 SHEET_CELL, SHEET_CELL_MAX = 48, 128  # pixels: smaller images are enlarged by a whole factor, larger ones reduced
 

@@ -15,10 +15,11 @@ from configs import Config
 from configs.options import Options
 from datasets import Images, dataset_root, get_dataset
 from datasets.batches import load, plain_order
-from functions import distributed, files, images
+from functions.disk import files, images
 from functions.metrics.extractor import CHUNK, Extractor
 from functions.metrics.frechet import Gaussian, Moments
-from functions.progress import progress_bar
+from functions.runtime import distributed
+from functions.runtime.progress import progress_bar
 
 NEEDS_GAUSSIAN, NEEDS_FEATURES, NEEDS_IMAGES = {"fid"}, {"kid", "pr", "nn"}, {"nn"}
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}

@@ -11,16 +11,16 @@ from configs.options import Options
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import Batch, load, plain_order
 from datasets.scaling import to_model_range
-from functions import distributed
 from functions.likelihood import Bound, Chain, bound_terms, chain, prior_bits
-from functions.losses import noise_estimation_loss
 from functions.noise import BatchDraws, Stream, step_generator, step_noise
-from functions.progress import progress_bar
+from functions.objectives import noise_estimation_loss
+from functions.runtime import distributed
+from functions.runtime.progress import progress_bar
 from functions.schedules import betas
-from runners import likelihood_report
 from runners.diffusion import Diffusion
+from runners.evaluation import bound_report as likelihood_report
 from runners.load import load_diffusion
-from runners.speed import Pace
+from runners.sampling.speed import Pace
 
 
 def test(options: Options, config: Config, device: torch.device) -> None:

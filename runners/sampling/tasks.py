@@ -9,14 +9,18 @@ import torch
 
 from configs import Config
 from configs.options import Options
-from functions import distributed, images
-from functions.background import works_beside
-from functions.denoising import Step, last
+from functions.disk import images
 from functions.noise import initial_noise, slerp
-from functions.progress import progress_bar
-from runners import grid, metrics, paper
+from functions.runtime import distributed
+from functions.runtime.progress import progress_bar
+from functions.runtime.threads import works_beside
+from functions.samplers import Step, last
 from runners.diffusion import Diffusion
-from runners.job import (
+from runners.evaluation import metrics
+from runners.evaluation import published as paper
+from runners.load import load_weights, new_diffusion
+from runners.sampling import grid
+from runners.sampling.folder import (
     INTERPOLATION_POINTS,
     SEQUENCE_CHAINS,
     Job,
@@ -28,8 +32,7 @@ from runners.job import (
     names_of,
     recorded,
 )
-from runners.load import load_weights, new_diffusion
-from runners.speed import Pace
+from runners.sampling.speed import Pace
 
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 SEQUENCE_SHEET_STEPS = 10

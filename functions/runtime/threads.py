@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from functions import distributed
+from functions.runtime import distributed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.options import Options
-from functions import acceleration, distributed, files, images, manifest
+from functions.disk import files, images, manifest
+from functions.runtime import acceleration, distributed
 from functions.weights import weights_hash
 from runners.diffusion import Diffusion, Sampling
 from runners.load import Loaded

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from functions import distributed
+from functions.runtime import distributed
 
 
 def start_logging(level: str) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from datasets import Images
 from datasets.batches import load, plain_order
-from functions import distributed, images
+from functions.disk import images
 from functions.metrics.extractor import CHUNK, Extractor
 from functions.metrics.neighbours import Nearest
+from functions.runtime import distributed
 
 EXAMINED, SHOWN = 64, 16
 

@@ -5,7 +5,8 @@ import sys
 
 from configs import Config, to_yaml
 from configs.options import Options
-from functions import distributed, files
+from functions.disk import files
+from functions.runtime import distributed
 from functions.weights import load_checkpoint, native
 from functions.weights.checkpoint import Checkpoint
 

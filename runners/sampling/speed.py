@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from configs.options import Options
-from functions import acceleration, distributed
+from functions.runtime import acceleration, distributed
 from runners.diffusion import Diffusion
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from functions.denoising import Model
+from functions.samplers import Model
 
 QUARTERS = 4
 

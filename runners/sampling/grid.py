@@ -10,9 +10,10 @@ from typing import Any
 
 from configs import Config
 from configs.options import Options
-from functions import files, images, plots
+from functions.disk import files, images, plots
 from functions.weights import pretrained
-from runners import metrics, paper
+from runners.evaluation import metrics
+from runners.evaluation import published as paper
 
 NOISY = "ddpm_noisy"
 SHEET_COLUMNS = 16

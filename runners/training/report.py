@@ -16,9 +16,9 @@ from torch.utils.tensorboard.summary import hparams
 
 from configs import Config, to_yaml
 from configs.options import Options
-from functions import distributed
-from functions.losses import QUARTERS
-from functions.progress import log_file, progress_bar
+from functions.objectives import QUARTERS
+from functions.runtime import distributed
+from functions.runtime.progress import log_file, progress_bar
 
 Item = TypeVar("Item")
 

@@ -1,0 +1,1 @@
+"""How it runs: devices, processes, threads, compilation, progress."""

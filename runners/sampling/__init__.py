@@ -1,0 +1,1 @@
+"""Making images: the tasks, their folders, grids of them."""

@@ -1,0 +1,1 @@
+"""Looking before and after: plan, preview, inspect, export."""

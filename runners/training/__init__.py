@@ -1,0 +1,1 @@
+"""Training a network as a run on disk."""
