@@ -7,6 +7,7 @@ import traceback
 from configs import Config, load_config
 from configs.arguments import parse
 from configs.options import complete
+from configs.refusal import Refusal
 
 INTERRUPTED = "interrupted; what was written is whole: images continue with the same command, training with --resume_training"
 
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
         from runners import run
 
         run(options, config)
-    except ValueError as error:
+    except Refusal as error:
         return _fail(error, 2, debug)
     except (OSError, FloatingPointError, MemoryError) as error:
         return _fail(error, 1, debug)
@@ -42,7 +43,9 @@ def _config(arguments: argparse.Namespace) -> Config | None:
         return load_config(arguments.config)
     if arguments.inspect is not None:
         return None
-    from functions.weights.pretrained import own_config  # imports torch, to read what may be a folder of another program
+    from functions.weights.pretrained import (
+        own_config,  # imports torch, to read what may be a folder of another program
+    )
 
     return own_config(arguments.ckpt[0])
 

@@ -32,18 +32,24 @@ def images(arguments: argparse.Namespace, flags: list[str], steps: int, eta: flo
         how += f" --device {arguments.device}" if arguments.device else ""
         assert program.main([*named, "--sample", "--fid", *how.split(), *flags]) == 0
         folder = Path(exp, "image_samples", "images")
-        return np.stack([np.asarray(Image.open(folder / f"{i}.png")).astype(int) for i in range(arguments.images)])
+        return np.stack(
+            [np.asarray(Image.open(folder / f"{i}.png")).astype(int) for i in range(arguments.images)]
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="digits.yml")
     parser.add_argument("--ckpt", required=True, help="of a trained network")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--timesteps", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--eta", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--device")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/accuracy"), help="{out}.md and {out}.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out/accuracy"), help="{out}.md and {out}.json"
+    )
     arguments = parser.parse_args()
     rows: list[Row] = []
     for steps in arguments.timesteps:

@@ -41,13 +41,19 @@ Row = tuple[str, Images, Callable[[int], object] | None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=400, metavar="N", help="in each data set (default: 400)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images", type=int, default=400, metavar="N", help="in each data set (default: 400)"
+    )
     n = parser.parse_args().images
     torch.set_num_threads(1)
     cores, date = os.cpu_count(), datetime.now(UTC).date()
     versions = f"Python {platform.python_version()}, Pillow {PIL.__version__}, torch {torch.__version__}"
-    print(f"{cores} cores, {_processor()}; {versions}, torchvision {torchvision.__version__}; {date}; {n} images each\n")
+    print(
+        f"{cores} cores, {_processor()}; {versions}, torchvision {torchvision.__version__}; {date}; {n} images each\n"
+    )
     print("| reader | images/s per core | torchvision's |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
@@ -60,13 +66,19 @@ def main() -> None:
 def _rows(folder: Path, n: int) -> Iterator[Row]:
     """Each reader with torchvision's for the same files, where it has one that still reads them."""
     _write_cifar10(folder / "cifar10", n)
-    theirs: Callable[[int], object] = torchvision.datasets.CIFAR10(folder / "cifar10", transform=PILToTensor()).__getitem__
+    theirs: Callable[[int], object] = torchvision.datasets.CIFAR10(
+        folder / "cifar10", transform=PILToTensor()
+    ).__getitem__
     yield "CIFAR10, 32², in memory", get_dataset(_data("CIFAR10", 32), folder / "cifar10", train=True), theirs
 
     _write_celeba(folder / "celeba", n)
     upstreams = Compose([Lambda(lambda image: image.crop((25, 57, 153, 185))), Resize(64), PILToTensor()])
     theirs = torchvision.datasets.CelebA(folder / "celeba", target_type=[], transform=upstreams).__getitem__
-    yield "CELEBA, JPEG of 178 x 218, to 64²", get_dataset(_data("CELEBA", 64), folder / "celeba", train=True), theirs
+    yield (
+        "CELEBA, JPEG of 178 x 218, to 64²",
+        get_dataset(_data("CELEBA", 64), folder / "celeba", train=True),
+        theirs,
+    )
 
     _write_lsun(folder / "lsun" / "bedroom_train_lmdb", n)
     for size in (256, 64):
@@ -82,7 +94,11 @@ def _rows(folder: Path, n: int) -> Iterator[Row]:
     _write_folder(folder / "folder" / "all", n)
     upstreams = Compose([Resize(64), CenterCrop(64), PILToTensor()])
     theirs = torchvision.datasets.ImageFolder(folder / "folder", transform=upstreams).__getitem__
-    yield "FOLDER, JPEG of 640 x 427, to 64²", get_dataset(_data("FOLDER", 64), folder / "folder", train=True), theirs
+    yield (
+        "FOLDER, JPEG of 640 x 427, to 64²",
+        get_dataset(_data("FOLDER", 64), folder / "folder", train=True),
+        theirs,
+    )
 
     for size in (64, 256):
         packed = folder / f"packed_{size}"
@@ -101,7 +117,12 @@ def _rate(read: Callable[[int], object], n: int) -> float:
 
 
 def _data(dataset: str, size: int) -> DataConfig:
-    kinds = {"uniform_dequantization": False, "gaussian_dequantization": False, "logit_transform": False, "rescaled": True}
+    kinds = {
+        "uniform_dequantization": False,
+        "gaussian_dequantization": False,
+        "logit_transform": False,
+        "rescaled": True,
+    }
     return DataConfig(dataset, size, 3, random_flip=True, num_workers=0, category="bedroom", **kinds)  # type: ignore[arg-type]
 
 
@@ -113,7 +134,9 @@ def _crops(n: int, width: int, height: int) -> Iterator[Image.Image]:
         scale = random.uniform(0.6, 1) * min(640 / width, 427 / height)
         w, h = scale * width, scale * height
         left, top = random.uniform(0, 640 - w), random.uniform(0, 427 - h)
-        yield photos[i % 2].resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
+        yield photos[i % 2].resize(
+            (width, height), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h)
+        )
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
@@ -145,7 +168,10 @@ def _write_celeba(root: Path, n: int) -> None:
     for name, image in zip(names, _crops(n, WIDTH, HEIGHT), strict=True):
         (place / "img_align_celeba" / name).write_bytes(_jpeg(image, 75))
     columns = {"list_attr_celeba.txt": 40, "list_bbox_celeba.txt": 4, "list_landmarks_align_celeba.txt": 10}
-    texts = {file: f"{n}\nnames\n" + "".join(f"{name}{' 1' * k}\n" for name in names) for file, k in columns.items()}
+    texts = {
+        file: f"{n}\nnames\n" + "".join(f"{name}{' 1' * k}\n" for name in names)
+        for file, k in columns.items()
+    }
     texts["list_eval_partition.txt"] = texts["identity_CelebA.txt"] = "".join(f"{name} 0\n" for name in names)
     md5 = {}
     for file, text in texts.items():
@@ -171,7 +197,10 @@ def _write_folder(folder: Path, n: int) -> None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,11 @@ class Classifier(nn.Module):
         super().__init__()
 
         def conv(in_ch: int, out_ch: int, kernel: int) -> list[nn.Module]:
-            return [nn.Conv2d(in_ch, out_ch, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out_ch), nn.ReLU()]
+            return [
+                nn.Conv2d(in_ch, out_ch, kernel, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(out_ch),
+                nn.ReLU(),
+            ]
 
         self.body = nn.Sequential(
             *conv(1, 32, 5), nn.MaxPool2d(2), *conv(32, 64, 3), nn.MaxPool2d(2), *conv(64, 128, 3), *conv(128, 128, 3),
@@ -78,7 +82,10 @@ def train(network: Classifier, images: Tensor, classes: Tensor, epochs: int) -> 
 @torch.no_grad()
 def accuracy(network: Classifier, images: Tensor, classes: Tensor) -> float:
     network.eval()
-    right = [network.logits(batch).argmax(1) == of for batch, of in zip(images.split(500), classes.split(500), strict=True)]
+    right = [
+        network.logits(batch).argmax(1) == of
+        for batch, of in zip(images.split(500), classes.split(500), strict=True)
+    ]
     return torch.cat(right).float().mean().item()
 
 
@@ -86,17 +93,25 @@ def export(network: Classifier, path: Path) -> None:
     """The program that --features takes, for any device."""
     example = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     batch = torch.export.Dim("n")
-    torch.export.save(torch.export.export(network.cpu().eval(), (example,), dynamic_shapes=({0: batch},)), path)
+    torch.export.save(
+        torch.export.export(network.cpu().eval(), (example,), dynamic_shapes=({0: batch},)), path
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder of the four *-ubyte.gz files")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=60_000, help="train on the first so many")
     parser.add_argument("--device")
-    parser.add_argument("--program", type=Path, default=Path("fashion_features.pt2"), help="the exported program")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/fashion_classifier"), help="{out}.md and {out}.json")
+    parser.add_argument(
+        "--program", type=Path, default=Path("fashion_features.pt2"), help="the exported program"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out/fashion_classifier"), help="{out}.md and {out}.json"
+    )
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     data = load_config("fashion_mnist.yml").data

@@ -25,18 +25,24 @@ def main(n: int) -> None:
     generator = torch.Generator().manual_seed(0)
     projection = torch.randn(3 * 32 * 32, DIM, generator=generator)
     cpu = torch.device("cpu")
-    extractor = Extractor("projection", "", DIM, 0, cpu, lambda images: images.flatten(1).float() @ projection / 1000)
+    extractor = Extractor(
+        "projection", "", DIM, 0, cpu, lambda images: images.flatten(1).float() @ projection / 1000
+    )
     began = time.perf_counter()
     samples = Samples(extractor, ("fid",), n, BATCH, Path(), SHAPE)
     for first in range(0, n, BATCH):
         indices = range(first, min(first + BATCH, n))
-        samples.add(indices, torch.randint(256, (len(indices), *SHAPE), generator=generator, dtype=torch.uint8))
+        samples.add(
+            indices, torch.randint(256, (len(indices), *SHAPE), generator=generator, dtype=torch.uint8)
+        )
     samples.sum_over_ranks()
     streamed = time.perf_counter()
     reference = frechet.Gaussian(torch.zeros(DIM, dtype=torch.float64), torch.eye(DIM, dtype=torch.float64))
     print(frechet.fid(samples.groups, reference))
     distance = time.perf_counter() - streamed
-    print(f"{n} images of {DIM} features: {streamed - began:.1f} s to stream, {distance:.1f} s for the distance")
+    print(
+        f"{n} images of {DIM} features: {streamed - began:.1f} s to stream, {distance:.1f} s for the distance"
+    )
     print(f"peak host memory of the whole process: {peak_memory():.3f} GB")
 
 

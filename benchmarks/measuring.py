@@ -29,7 +29,9 @@ def machine(device: torch.device) -> dict[str, str]:
 
 def in_a_process_of_its_own(module: str, variant: str, values: Mapping[str, object]) -> Row:
     """What `python -m module --variant ...` prints last, as JSON; flags whose value is None are left out."""
-    words = [word for flag, value in values.items() if value is not None for word in (f"--{flag}", str(value))]
+    words = [
+        word for flag, value in values.items() if value is not None for word in (f"--{flag}", str(value))
+    ]
     command = [sys.executable, "-m", module, "--variant", variant, *words]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path}  # not cwd, so that paths mean the user's folder
@@ -54,10 +56,14 @@ def markdown(rows: Sequence[Row]) -> str:
     """A table with the keys of the first row as its head; floats to four digits, `not measured` for None."""
     columns = list(rows[0])
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *(f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows)])
+    return "\n".join(
+        [*lines, *(f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows)]
+    )
 
 
-def write(path: Path, device: torch.device, command: Sequence[str], tables: Mapping[str, Sequence[Row]]) -> None:
+def write(
+    path: Path, device: torch.device, command: Sequence[str], tables: Mapping[str, Sequence[Row]]
+) -> None:
     """Print the tables, and write them as {path}.md and {path}.json with the machine and the command beside them."""
     where = machine(device)
     head = f"{', '.join(f'{key} {value}' for key, value in where.items())}; `{' '.join(command)}`"

@@ -50,12 +50,16 @@ VARIANTS = {
 }
 
 
-def in_upstreams_manner(arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]) -> float:
+def in_upstreams_manner(
+    arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]
+) -> float:
     """Eager, float32, NCHW, every state of the chain copied to the host."""
     return _seconds(arguments, config, device, build_unet(config).to(device).eval(), keep=True)
 
 
-def by_diffusers(arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]) -> float:
+def by_diffusers(
+    arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]
+) -> float:
     from diffusers import UNet2DModel
 
     _, content, _ = diffusers_config.write(config)
@@ -67,7 +71,9 @@ def by_diffusers(arguments: argparse.Namespace, config: Config, device: torch.de
     return _seconds(arguments, config, device, lambda x, t: compiled(x.to(torch.bfloat16), t).sample.float())
 
 
-def by_command_line(arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]) -> float:
+def by_command_line(
+    arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]
+) -> float:
     """As a user runs it; the time is the one that it logs, from its first batch to its last PNG."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "random.pth")
@@ -85,7 +91,9 @@ def by_command_line(arguments: argparse.Namespace, config: Config, device: torch
         return float(found[2]) / int(found[1]) * arguments.one_batch * arguments.batches
 
 
-def without_writing(arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]) -> float:
+def without_writing(
+    arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]
+) -> float:
     diffusion = Diffusion(config, device)
     diffusion.accelerate("default")
     sampling = Sampling(diffusion.timesteps("uniform", arguments.steps), "generalized", 0.0, 0)
@@ -114,7 +122,11 @@ def _seconds(
     def batch() -> list[Tensor]:
         x = torch.randn(shape, device=device)
         steps = generalized(network, x, timesteps, a, eta=0.0, randn_like=torch.randn_like)
-        return [step.x.to("cpu") for step in steps] if keep else [to_host(step.x)() for step in steps if step.t == 0]
+        return (
+            [step.x.to("cpu") for step in steps]
+            if keep
+            else [to_host(step.x)() for step in steps if step.t == 0]
+        )
 
     batch()
     return timed(lambda: [batch() for _ in range(arguments.batches)], device)
@@ -133,7 +145,12 @@ def measure_here(arguments: argparse.Namespace) -> None:
 
 
 def measure(arguments: argparse.Namespace, variant: str, batch: int, **changes: int) -> Row:
-    values = {"config": arguments.config, "steps": arguments.steps, "batches": arguments.batches, "one_batch": batch} | changes
+    values = {
+        "config": arguments.config,
+        "steps": arguments.steps,
+        "batches": arguments.batches,
+        "one_batch": batch,
+    } | changes
     return in_a_process_of_its_own("benchmarks.sampling", variant, values | {"device": arguments.device})
 
 
@@ -148,7 +165,9 @@ def table(arguments: argparse.Namespace, batch: int, device: torch.device) -> li
         flops_per_evaluation(arguments.config),
         {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")},
     )
-    rates = {name: statistics.median(run["evaluations/s"] for run in of_name) for name, of_name in runs.items()}
+    rates = {
+        name: statistics.median(run["evaluations/s"] for run in of_name) for name, of_name in runs.items()
+    }
     rows = []
     for name, rate in rates.items():
         dtype = "bfloat16" if "bf16" in name else "float32"
@@ -184,12 +203,20 @@ def figure(arguments: argparse.Namespace, path: Path) -> dict[str, list[Row]]:
     from matplotlib.figure import Figure
 
     batch, variant = arguments.batch[0], "main.py, default"
-    by_S = [{"S": S, "seconds": measure(arguments, variant, batch, steps=S)["seconds"]} for S in arguments.figure or FIGURE_STEPS]
-    by_N = [{"N": batch * k, "seconds": measure(arguments, variant, batch, batches=k)["seconds"]} for k in (1, 2, 4, 8)]
+    by_S = [
+        {"S": S, "seconds": measure(arguments, variant, batch, steps=S)["seconds"]}
+        for S in arguments.figure or FIGURE_STEPS
+    ]
+    by_N = [
+        {"N": batch * k, "seconds": measure(arguments, variant, batch, batches=k)["seconds"]}
+        for k in (1, 2, 4, 8)
+    ]
     drawing = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, rows, key in zip(drawing.subplots(1, 2), (by_S, by_N), "SN", strict=True):
         axes.plot([row[key] for row in rows], [row["seconds"] for row in rows], "o-")
-        axes.set(xlabel={"S": "steps S", "N": "images N"}[key], ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        axes.set(
+            xlabel={"S": "steps S", "N": "images N"}[key], ylabel="seconds", xlim=(0, None), ylim=(0, None)
+        )
         axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path.with_suffix(".png"), dpi=110)
@@ -197,16 +224,24 @@ def figure(arguments: argparse.Namespace, path: Path) -> dict[str, list[Row]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="cifar10.yml")
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batches", type=int, default=4, help="timed, after one to warm up")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="variants whose names hold one of the words")
-    parser.add_argument("--figure", type=int, nargs="*", metavar="S", help="plot time against S (default: 5 10 20 50) and N")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/sampling"), help="{out}.md and {out}.json")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="variants whose names hold one of the words"
+    )
+    parser.add_argument(
+        "--figure", type=int, nargs="*", metavar="S", help="plot time against S (default: 5 10 20 50) and N"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out/sampling"), help="{out}.md and {out}.json"
+    )
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("--one_batch", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -217,7 +252,9 @@ def main() -> None:
     if arguments.figure is not None:
         tables = figure(arguments, arguments.out)
     else:
-        tables = {f"{arguments.config}, batch {batch}": table(arguments, batch, device) for batch in arguments.batch}
+        tables = {
+            f"{arguments.config}, batch {batch}": table(arguments, batch, device) for batch in arguments.batch
+        }
     return write(arguments.out, device, ["python", "-m", "benchmarks.sampling", *sys.argv[1:]], tables)
 
 

@@ -58,7 +58,9 @@ def in_upstreams_manner(arguments: argparse.Namespace, config: Config, device: t
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip or 1.0)
         optimizer.step()
         for name, param in model.named_parameters():
-            shadow[name].data = (1 - config.model.ema_rate) * param.data + config.model.ema_rate * shadow[name].data
+            shadow[name].data = (1 - config.model.ema_rate) * param.data + config.model.ema_rate * shadow[
+                name
+            ].data
 
     for _ in range(3):
         step()
@@ -66,14 +68,27 @@ def in_upstreams_manner(arguments: argparse.Namespace, config: Config, device: t
     return steps / timed(lambda: [step() for _ in range(steps)], device)
 
 
-def by_command_line(arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]) -> float:
+def by_command_line(
+    arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]
+) -> float:
     """Steps a second, of a run of main.py."""
     with tempfile.TemporaryDirectory() as exp:
         quiet = replace(config.training, n_iters=arguments.steps, validation_freq=10**9, snapshot_freq=10**9)
         path = Path(exp, "benchmark.yml")
         path.write_text(to_yaml(replace(config, training=quiet)))
         data = arguments.data or dataset_root(config.data, arguments.exp, None)
-        argv = ["--config", str(path), "--exp", exp, "--doc", "d", "--device", str(device), "--data", str(data)]
+        argv = [
+            "--config",
+            str(path),
+            "--exp",
+            exp,
+            "--doc",
+            "d",
+            "--device",
+            str(device),
+            "--data",
+            str(data),
+        ]
         assert program.main([*argv, "--verbose", "warning", *flags]) == 0
         events = EventAccumulator(str(Path(exp, "tensorboard", "d")))
         events.Reload()
@@ -88,10 +103,20 @@ def measure_here(arguments: argparse.Namespace) -> None:
     flags = VARIANTS[arguments.variant]
     in_manner = flags is None
     rate = (
-        in_upstreams_manner(arguments, config, device) if in_manner else by_command_line(arguments, config, device, flags or [])
+        in_upstreams_manner(arguments, config, device)
+        if in_manner
+        else by_command_line(arguments, config, device, flags or [])
     )
     gpu = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
-    print(json.dumps({"steps/s": rate, "host GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "GPU GB": gpu}))
+    print(
+        json.dumps(
+            {
+                "steps/s": rate,
+                "host GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+                "GPU GB": gpu,
+            }
+        )
+    )
 
 
 def measure(arguments: argparse.Namespace, variant: str) -> Row:
@@ -100,15 +125,21 @@ def measure(arguments: argparse.Namespace, variant: str) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="cifar10.yml")
     parser.add_argument("--data")
     parser.add_argument("--exp", default="exp", help="where {exp}/datasets lies")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="variants whose names hold one of the words")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/training"), help="{out}.md and {out}.json")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="variants whose names hold one of the words"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out/training"), help="{out}.md and {out}.json"
+    )
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.variant:
@@ -126,7 +157,12 @@ def main() -> None:
         "host GB": max(run["host GB"] for run in runs[name]), "GPU GB": runs[name][0]["GPU GB"],
     } for name in chosen]  # fmt: skip
     device = choose_device(arguments.device)
-    return write(arguments.out, device, ["python", "-m", "benchmarks.training", *sys.argv[1:]], {arguments.config: rows})
+    return write(
+        arguments.out,
+        device,
+        ["python", "-m", "benchmarks.training", *sys.argv[1:]],
+        {arguments.config: rows},
+    )
 
 
 if __name__ == "__main__":

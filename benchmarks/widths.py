@@ -25,8 +25,12 @@ from runners.training.state import build_optimizer
 
 
 def of_network(config: Config, text: str) -> Config:
-    ch, ch_mult, blocks, attention = (tuple(int(word) for word in part.split(",") if word) for part in text.split(":"))
-    model = replace(config.model, ch=ch[0], ch_mult=ch_mult, num_res_blocks=blocks[0], attn_resolutions=attention)
+    ch, ch_mult, blocks, attention = (
+        tuple(int(word) for word in part.split(",") if word) for part in text.split(":")
+    )
+    model = replace(
+        config.model, ch=ch[0], ch_mult=ch_mult, num_res_blocks=blocks[0], attn_resolutions=attention
+    )
     return replace(config, model=model)
 
 
@@ -58,12 +62,16 @@ def images_per_second(config: Config, device: torch.device, seconds: float) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="fashion_mnist.yml")
     parser.add_argument("--networks", nargs="+", required=True, metavar="CH:MULT:BLOCKS:ATTN")
     parser.add_argument("--seconds", type=float, default=15, help="of measuring a network")
     parser.add_argument("--device")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/widths"), help="{out}.md and {out}.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out/widths"), help="{out}.md and {out}.json"
+    )
     arguments = parser.parse_args()
     device, rows = choose_device(arguments.device), list[Row]()
     for text in arguments.networks:
@@ -71,7 +79,14 @@ def main() -> None:
         config = of_network(load_config(arguments.config), text)
         parameters = sum(p.numel() for p in build_unet(config).parameters())
         rate = images_per_second(config, device, arguments.seconds)
-        rows.append({"network": text, "parameters": parameters, "MB in half precision": 2 * parameters / 1e6, "images/s": rate})
+        rows.append(
+            {
+                "network": text,
+                "parameters": parameters,
+                "MB in half precision": 2 * parameters / 1e6,
+                "images/s": rate,
+            }
+        )
         print(rows[-1], file=sys.stderr, flush=True)
     command = ["python", "-m", "benchmarks.widths", *sys.argv[1:]]
     write(arguments.out, device, command, {f"training on batches of {config.training.batch_size}": rows})

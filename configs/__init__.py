@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from configs.refusal import Refusal, nearest
 
 CONFIG_DIR = Path(__file__).parent
 FLOAT32_MAX = 3.4e38
@@ -50,6 +51,11 @@ class DataConfig:
     rescaled: bool
     num_workers: Annotated[int, Range(low=0)]
     category: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The data set as tables and published weights call it: of LSUN, its category."""
+        return self.category if self.dataset == "LSUN" and self.category else self.dataset
 
 
 @dataclass(frozen=True)
@@ -119,31 +125,35 @@ class Config:
 def load_config(name: str) -> Config:
     """Read and check a config: a name under configs/, else a path.
 
-    Raises ValueError, naming the file and the dotted key, for anything that is not a whole and sound config.
+    Raises Refusal, naming the file and the dotted key, for anything that is not a whole and sound config.
     """
     path = find_config(name)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.constructor.ConstructorError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{where}: a config is plain YAML, without Python tags ({error.problem})") from None
+        raise Refusal(
+            f"{path}{where}: a config is plain YAML, without Python tags ({error.problem})"
+        ) from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except (OSError, ValueError) as error:  # not text, or a date that is none
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise Refusal(f"{path} cannot be read: {error}") from None
     return config_from(tree, str(path))
 
 
 def config_from(tree: Any, source: str) -> Config:
-    """Check a config that is plain values already. Raises ValueError, naming `source` and the dotted key, as `load_config`."""
+    """Check a config that is plain values already. Raises Refusal, naming `source` and the dotted key, as `load_config`."""
     if not isinstance(tree, Mapping):
         what = "empty" if tree is None else f"a {type(tree).__name__}"
-        raise ValueError(f"{source} is {what}; a config is a mapping with the sections {', '.join(_names(Config))}")
+        raise Refusal(
+            f"{source} is {what}; a config is a mapping with the sections {', '.join(_names(Config))}"
+        )
     try:
         config = _build(Config, tree, "")
         _check_together(config)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+    except Refusal as error:
+        raise Refusal(f"{source}: {error}") from None
     return config
 
 
@@ -155,7 +165,9 @@ def find_config(name: str) -> Path:
             if path.is_file():
                 return path
     shipped = sorted(p.name for p in CONFIG_DIR.glob("*.yml"))
-    raise ValueError(f"no config {name!r} under configs/ or as a path{nearest(name, shipped)}; configs/ has {', '.join(shipped)}")
+    raise Refusal(
+        f"no config {name!r} under configs/ or as a path{nearest(name, shipped)}; configs/ has {', '.join(shipped)}"
+    )
 
 
 def to_yaml(config: Config) -> str:
@@ -169,12 +181,6 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(plain(asdict(config)), sort_keys=False)
 
 
-def nearest(word: str, choices: list[str]) -> str:
-    """`; did you mean 'x'?`, or nothing where no choice is near."""
-    near = get_close_matches(str(word), choices, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def _names(cls: type) -> list[str]:
     return [field.name for field in fields(cls)]
 
@@ -183,21 +189,21 @@ def _build(cls: type, tree: Mapping, prefix: str) -> Any:
     hints = get_type_hints(cls, include_extras=True)
     for key in tree:
         if key not in hints:
-            raise ValueError(f"unknown key {prefix}{key}{nearest(key, list(hints))}")
+            raise Refusal(f"unknown key {prefix}{key}{nearest(key, list(hints))}")
     values = {}
     for field in fields(cls):
         if field.name in tree:
             values[field.name] = _value(hints[field.name], tree[field.name], prefix + field.name)
         elif field.default is MISSING:
-            raise ValueError(f"the key {prefix}{field.name} is missing")
+            raise Refusal(f"the key {prefix}{field.name} is missing")
     return cls(**values)
 
 
 def _value(hint: Any, value: Any, key: str) -> Any:
-    """`value` as the type `hint` says, or a ValueError that names the key, the value and what would be right."""
+    """`value` as the type `hint` says, or a Refusal that names the key, the value and what would be right."""
     if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{key} must be a mapping with the keys {', '.join(_names(hint))}, not {value!r}")
+            raise Refusal(f"{key} must be a mapping with the keys {', '.join(_names(hint))}, not {value!r}")
         return _build(hint, value, f"{key}.")
     if get_origin(hint) in (Union, types.UnionType):  # an optional key
         return None if value is None else _value(get_args(hint)[0], value, key)
@@ -205,25 +211,27 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         kind, bounds = get_args(hint)
         number = _value(kind, value, key)
         if number not in bounds:
-            raise ValueError(f"{key} is {value!r}; it must be {bounds}")
+            raise Refusal(f"{key} is {value!r}; it must be {bounds}")
         return number
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         if value not in choices or type(value) not in map(type, choices):
             words = [str(choice) for choice in choices]
-            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(words)}{nearest(value, words)}")
+            raise Refusal(f"{key} is {value!r}; it must be one of {', '.join(words)}{nearest(value, words)}")
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"{key} is {value!r}; it must be a list")
+            raise Refusal(f"{key} is {value!r}; it must be a list")
         return tuple(_value(get_args(hint)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not abs(value) <= FLOAT32_MAX:
-            raise ValueError(f"{key} is {value!r}; it must be a number that float32 can hold")
+            raise Refusal(f"{key} is {value!r}; it must be a number that float32 can hold")
         return float(value)
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
-    raise ValueError(f"{key} is {value!r}, a {type(value).__name__}; it must be a {hint.__name__}{_yaml_hint(hint, value)}")
+    raise Refusal(
+        f"{key} is {value!r}, a {type(value).__name__}; it must be a {hint.__name__}{_yaml_hint(hint, value)}"
+    )
 
 
 def _yaml_hint(hint: type, value: Any) -> str:
@@ -238,26 +246,28 @@ def _yaml_hint(hint: type, value: Any) -> str:
 def _check_together(config: Config) -> None:
     data, model = config.data, config.model
     if data.rescaled and data.logit_transform:
-        raise ValueError("data.rescaled and data.logit_transform are both on; choose one")
+        raise Refusal("data.rescaled and data.logit_transform are both on; choose one")
     if data.channels != model.in_channels:
-        raise ValueError(f"data.channels is {data.channels} but model.in_channels is {model.in_channels}; they must be equal")
+        raise Refusal(
+            f"data.channels is {data.channels} but model.in_channels is {model.in_channels}; they must be equal"
+        )
     if model.out_ch != model.in_channels:
-        raise ValueError(
+        raise Refusal(
             f"model.out_ch is {model.out_ch} but model.in_channels is {model.in_channels}; the noise has the image's shape"
         )
     if model.ch % 32:
-        raise ValueError(f"model.ch is {model.ch}; it must be a multiple of 32, for GroupNorm has 32 groups")
+        raise Refusal(f"model.ch is {model.ch}; it must be a multiple of 32, for GroupNorm has 32 groups")
     if not model.ch_mult:
-        raise ValueError("model.ch_mult is empty; it needs one multiplier a level")
+        raise Refusal("model.ch_mult is empty; it needs one multiplier a level")
     factor = 2 ** (len(model.ch_mult) - 1)
     if data.image_size % factor:
-        raise ValueError(
+        raise Refusal(
             f"data.image_size is {data.image_size}; the {len(model.ch_mult)} levels of model.ch_mult halve it "
             f"{len(model.ch_mult) - 1} times, so it must be a multiple of {factor}"
         )
     if config.diffusion.beta_schedule == "jsd" and config.diffusion.num_diffusion_timesteps < 2:
-        raise ValueError(
+        raise Refusal(
             "diffusion.num_diffusion_timesteps is 1; jsd needs at least 2, for nothing of the image is left at its last"
         )
     if data.dataset == "LSUN" and data.category is None:
-        raise ValueError("the key data.category is missing; LSUN needs one, such as bedroom or church_outdoor")
+        raise Refusal("the key data.category is missing; LSUN needs one, such as bedroom or church_outdoor")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs import nearest
+from configs.refusal import Refusal, nearest
 
 DEFAULT_SEED = 1234
 DEFAULT_NUM_SAMPLES = 50_000
@@ -40,11 +40,11 @@ The exit code is 0, 2 for a mistake in what was asked, 1 for a failure, 130 for 
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The checked arguments, None where one was not given. Raises ValueError with one sentence; --help exits."""
+    """The checked arguments, None where one was not given. Raises Refusal with one sentence; --help exits."""
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise ValueError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags())}")
+        raise Refusal(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags())}")
     arguments.ckpt = _checkpoint_files(arguments.ckpt)
     _check_values(arguments)
     _check_combination(arguments)
@@ -58,7 +58,7 @@ def flags() -> list[str]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        raise Refusal(message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,20 +74,38 @@ def _parser() -> argparse.ArgumentParser:
     add("--sample", action="store_true", help="make images, with one of the next three")
     add("--fid", action="store_true", help="{i}.png for i from 0 to --num_samples - 1")
     add("--interpolation", action="store_true", help="11 images on a path between two latents: {i}.png")
-    add("--sequence", action="store_true", help="the predicted x0 of 8 chains at each step: {chain}_{step}.png")
+    add(
+        "--sequence",
+        action="store_true",
+        help="the predicted x0 of 8 chains at each step: {chain}_{step}.png",
+    )
     add("--test", action="store_true", help="bits per dimension and the training loss on real images")
-    add("--preview", action="store_true", help="64 training images as the model sees them: {image_folder}.preview.png")
+    add(
+        "--preview",
+        action="store_true",
+        help="64 training images as the model sees them: {image_folder}.preview.png",
+    )
     add("--export", metavar="PATH",
         help="write the weights: FILE.pth is upstream's, FILE.safetensors bare, FILE.fp16.safetensors in half precision, any "
         "other name a folder of diffusers")  # fmt: skip
     add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
 
     add = parser.add_argument_group("what and where").add_argument
-    add("--config", metavar="FILE", help="a name under configs/ or a path (default: the one that comes with --ckpt)")
+    add(
+        "--config",
+        metavar="FILE",
+        help="a name under configs/ or a path (default: the one that comes with --ckpt)",
+    )
     add("--exp", default="exp", metavar="DIR", help="where logs, images and data sets lie (default: exp)")
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
     add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")
-    add("--seed", type=_seed, nargs="+", metavar="N", help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)")
+    add(
+        "--seed",
+        type=_seed,
+        nargs="+",
+        metavar="N",
+        help=f"0 to 2^32-1 (default: {DEFAULT_SEED}; when resuming, the run's)",
+    )
 
     add = parser.add_argument_group("training").add_argument
     add("--resume_training", nargs="?", const="always", choices=["always", "auto"], metavar="auto",
@@ -99,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--ckpt", nargs="+", metavar="PATH",
         help="a checkpoint file or a pattern of such, a diffusers folder, hf://owner/name, or a published name such as "
         "ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id)")  # fmt: skip
-    add("--use_pretrained", action="store_true", help="the published, or shipped, EMA weights of the config's data set")
+    add(
+        "--use_pretrained",
+        action="store_true",
+        help="the published, or shipped, EMA weights of the config's data set",
+    )
     add(
         "--weights",
         choices=["ema", "raw"],
@@ -109,14 +131,26 @@ def _parser() -> argparse.ArgumentParser:
 
     repeats = "--timesteps, --eta, --sample_type, --seed and --ckpt take several values with --fid: a grid, a folder each."
     add = parser.add_argument_group("sampling", repeats).add_argument
-    add("-i", "--image_folder", default="images", metavar="NAME", help="{exp}/image_samples/NAME (default: images)")
+    add(
+        "-i",
+        "--image_folder",
+        default="images",
+        metavar="NAME",
+        help="{exp}/image_samples/NAME (default: images)",
+    )
     add("--num_samples", type=int, metavar="N",
         help=f"images of --fid (default: {DEFAULT_NUM_SAMPLES}) or --test ({DEFAULT_TEST_IMAGES})")  # fmt: skip
     add("--timesteps", type=int, nargs="+", metavar="S",
         help=f"steps (default: {DEFAULT_TIMESTEPS}, or all where there are fewer)")  # fmt: skip
     add("--skip_type", default="uniform", type=_skip_type, choices=["uniform", "quad"], metavar="TYPE",
         help="how the steps are spaced: uniform, or quad (also quadratic) (default: uniform)")  # fmt: skip
-    add("--eta", type=float, nargs="+", metavar="E", help="noise of generalized: 0 is DDIM, 1 is DDPM (default: 0)")
+    add(
+        "--eta",
+        type=float,
+        nargs="+",
+        metavar="E",
+        help="noise of generalized: 0 is DDIM, 1 is DDPM (default: 0)",
+    )
     add("--sample_type", nargs="+", choices=["generalized", "ddpm_noisy"], metavar="TYPE",
         help="the update: generalized (DDIM), or ddpm_noisy, DDPM with the larger variance (default: generalized)")  # fmt: skip
 
@@ -128,17 +162,30 @@ def _parser() -> argparse.ArgumentParser:
         help="train, test, a folder of images, or an .npz of mu and sigma (default: train; test with --test)")  # fmt: skip
     add("--features", metavar="PATH",
         help="Inception's weights, or another extractor: an exported program (default: Inception, downloaded)")  # fmt: skip
-    add("--keep_images", choices=["yes", "no"], metavar="yes|no", help="no keeps the numbers of --metrics only (default: yes)")
+    add(
+        "--keep_images",
+        choices=["yes", "no"],
+        metavar="yes|no",
+        help="no keeps the numbers of --metrics only (default: yes)",
+    )
 
     add = parser.add_argument_group("how it runs").add_argument
-    add("--device", metavar="NAME", help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)")
+    add(
+        "--device",
+        metavar="NAME",
+        help="cpu, mps, cuda or cuda:N (default: cuda if there, else mps, else cpu)",
+    )
     add("--precision", default="default", choices=["default", "fp32", "bf16"], metavar="P",
         help="default: torch's, with TF32 convolutions on CUDA; fp32: without; bf16: in bfloat16 (default: default)")  # fmt: skip
     add("--compile", default="auto", choices=["auto", "on", "off"], metavar="C",
         help="compile the network: on, off, or auto, on CUDA where the work left repays it (default: auto)")  # fmt: skip
     add("--batch_size", type=_batch_size, metavar="B",
         help="images at a time with --fid or --test; auto: what fits (default: auto on CUDA, else the config's)")  # fmt: skip
-    add("--plan", action="store_true", help="print what the command would run, its size and time; make nothing")
+    add(
+        "--plan",
+        action="store_true",
+        help="print what the command would run, its size and time; make nothing",
+    )
     add("--verbose", default="info", type=str.lower, choices=["debug", "info", "warning", "error", "critical"], metavar="LEVEL",
         help="debug (shows tracebacks), info, warning, error or critical (default: info)")  # fmt: skip
     return parser
@@ -146,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no seed; it must be a whole number from 0 to {2**32 - 1}")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no seed; it must be a whole number from 0 to {2**32 - 1}"
+        )
     return int(text)
 
 
@@ -164,35 +213,35 @@ def _check_values(arguments: argparse.Namespace) -> None:
     counts = [("num_samples", arguments.num_samples), ("batch_size", arguments.batch_size)]
     for flag, value in [*counts, *(("timesteps", S) for S in arguments.timesteps or [])]:
         if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{flag} is {value}; it must be at least 1")
+            raise Refusal(f"--{flag} is {value}; it must be at least 1")
     for eta in arguments.eta or []:
         if not 0 <= eta <= 1:  # NaN is not in the range either
-            raise ValueError(f"--eta is {eta}; it must be from 0 (DDIM) to 1 (DDPM)")
+            raise Refusal(f"--eta is {eta}; it must be from 0 (DDIM) to 1 (DDPM)")
     for flag in (*GRID_FLAGS, "metrics"):
         _refuse_repeats(flag, getattr(arguments, flag) or [])
     if arguments.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", arguments.device):
-        raise ValueError(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
+        raise Refusal(f"--device is {arguments.device!r}; it must be cpu, mps, cuda or cuda:N")
     for flag in ("export", "inspect"):
         if getattr(arguments, flag) == "":
-            raise ValueError(f"--{flag} is ''; it must be a path")
+            raise Refusal(f"--{flag} is ''; it must be a path")
     for flag in ("doc", "image_folder"):
         name = getattr(arguments, flag)
         if name is not None and Path(name).name in ("", ".."):
-            raise ValueError(f"--{flag} is {name!r}; it must be a folder's name")
+            raise Refusal(f"--{flag} is {name!r}; it must be a folder's name")
 
 
 def _check_combination(arguments: argparse.Namespace) -> None:
     modes = [f"--{mode}" for mode in SAMPLE_MODES if getattr(arguments, mode)]
     if arguments.sample and len(modes) != 1:
         given = " and ".join(modes) if modes else "none"
-        raise ValueError(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
+        raise Refusal(f"--sample goes with one of --fid, --interpolation and --sequence; {given} given")
     if modes and not arguments.sample:
-        raise ValueError(f"{modes[0]} goes with --sample")
+        raise Refusal(f"{modes[0]} goes with --sample")
     tasks = [f"--{task}" for task in ("sample", *OTHER_MODES, "resume_training") if getattr(arguments, task)]
     if len(tasks) > 1:
-        raise ValueError(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
+        raise Refusal(f"{tasks[0]} and {tasks[1]} are two tasks; give one of them")
     if arguments.ckpt is not None and arguments.use_pretrained:
-        raise ValueError("--ckpt and --use_pretrained both name the weights; give one of them")
+        raise Refusal("--ckpt and --use_pretrained both name the weights; give one of them")
     loads = arguments.sample or arguments.test or arguments.export is not None
     needs = {
         "ckpt": ("--sample, --test or --export", loads),
@@ -207,36 +256,49 @@ def _check_combination(arguments: argparse.Namespace) -> None:
     }
     for flag, (needed, there) in needs.items():
         if getattr(arguments, flag) and not there:
-            raise ValueError(f"--{flag} goes with {needed}")
+            raise Refusal(f"--{flag} goes with {needed}")
     if arguments.test and arguments.reference not in (None, "test", "train"):
-        raise ValueError(f"--reference is {arguments.reference!r}; --test takes test or train")
-    if arguments.plan and (arguments.preview or arguments.export is not None or arguments.inspect is not None):
-        raise ValueError("--plan goes with training, --sample or --test")
+        raise Refusal(f"--reference is {arguments.reference!r}; --test takes test or train")
+    if arguments.plan and (
+        arguments.preview or arguments.export is not None or arguments.inspect is not None
+    ):
+        raise Refusal("--plan goes with training, --sample or --test")
     several = [flag for flag in GRID_FLAGS if len(getattr(arguments, flag) or []) > 1]
     if several and not arguments.fid:
-        raise ValueError(f"several values of --{several[0]} make a grid, which goes with --sample --fid; give one value")
+        raise Refusal(
+            f"several values of --{several[0]} make a grid, which goes with --sample --fid; give one value"
+        )
     if arguments.export is not None:
         _check_export(Path(arguments.export), arguments.weights)
     if arguments.inspect is not None:
         return
     if arguments.config is None and arguments.ckpt is None:
-        raise ValueError("--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own")
-    if arguments.doc is None and arguments.ckpt is None and not arguments.use_pretrained and not arguments.preview:
+        raise Refusal(
+            "--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own"
+        )
+    if (
+        arguments.doc is None
+        and arguments.ckpt is None
+        and not arguments.use_pretrained
+        and not arguments.preview
+    ):
         instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
-        raise ValueError(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")
+        raise Refusal(f"--doc is missing: it names the run's folder under {arguments.exp}/logs/{instead}")
 
 
 def _check_export(path: Path, weights: str | None) -> None:
     if path.suffix in (".ckpt", ".pt", ".bin"):
-        raise ValueError(f"--export {path}: a file is .pth, upstream's, or .safetensors; any other name is a diffusers folder's")
+        raise Refusal(
+            f"--export {path}: a file is .pth, upstream's, or .safetensors; any other name is a diffusers folder's"
+        )
     if path.suffix == ".pth" and weights is not None:
-        raise ValueError(f"--export {path} takes no --weights: upstream's format holds both")
+        raise Refusal(f"--export {path} takes no --weights: upstream's format holds both")
     if path.exists() or not path.name:
-        raise ValueError(f"--export {path} is there already, and nothing is overwritten; name another")
+        raise Refusal(f"--export {path} is there already, and nothing is overwritten; name another")
 
 
 def _checkpoint_files(given: list[str] | None) -> list[str] | None:
-    """The files that --ckpt names, a pattern's in the order of the numbers in their names. Raises ValueError for none."""
+    """The files that --ckpt names, a pattern's in the order of the numbers in their names. Raises Refusal for none."""
     if given is None:
         return None
     found: list[str] = []
@@ -246,7 +308,7 @@ def _checkpoint_files(given: list[str] | None) -> list[str] | None:
             continue
         matches = sorted(glob.glob(name), key=lambda path: [int(part) for part in re.findall(r"\d+", path)])
         if not matches:
-            raise ValueError(f"--ckpt {name}: no file has a name of this pattern")
+            raise Refusal(f"--ckpt {name}: no file has a name of this pattern")
         found += matches
     return found
 
@@ -254,4 +316,4 @@ def _checkpoint_files(given: list[str] | None) -> list[str] | None:
 def _refuse_repeats(flag: str, values: list[Any]) -> None:
     twice = next((value for k, value in enumerate(values) if value in values[:k]), None)
     if twice is not None:
-        raise ValueError(f"--{flag} names {twice} twice; each cell of a grid is made once")
+        raise Refusal(f"--{flag} names {twice} twice; each cell of a grid is made once")

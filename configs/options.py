@@ -15,6 +15,7 @@ from configs.arguments import (
     OTHER_MODES,
     SAMPLE_MODES,
 )
+from configs.refusal import Refusal
 
 Mode = Literal["train", "test", "preview", "export", "inspect", "fid", "interpolation", "sequence"]
 
@@ -82,7 +83,9 @@ class Options:
 
     @property
     def is_grid(self) -> bool:
-        return any(len(v) > 1 for v in (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types))
+        return any(
+            len(v) > 1 for v in (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types)
+        )
 
     @property
     def log_dir(self) -> Path:
@@ -100,7 +103,7 @@ class Options:
 def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
     """The arguments with their defaults; only --inspect does without a config.
 
-    Raises ValueError where they and the config do not fit.
+    Raises Refusal where they and the config do not fit.
     """
     total = config.diffusion.num_diffusion_timesteps if config else DEFAULT_TIMESTEPS
     values = vars(arguments) | {
@@ -112,7 +115,8 @@ def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
         "ckpts": tuple(arguments.ckpt or ()),
         "etas": tuple(arguments.eta or [0.0]),
         "eta_given": arguments.eta is not None,
-        "num_samples": arguments.num_samples or (DEFAULT_TEST_IMAGES if arguments.test else DEFAULT_NUM_SAMPLES),
+        "num_samples": arguments.num_samples
+        or (DEFAULT_TEST_IMAGES if arguments.test else DEFAULT_NUM_SAMPLES),
         "num_samples_given": arguments.num_samples is not None,
         "step_counts": tuple(arguments.timesteps or [min(DEFAULT_TIMESTEPS, total)]),
         "sample_types": tuple(arguments.sample_type or ["generalized"]),
@@ -123,18 +127,22 @@ def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
     most = max(options.step_counts)
     if most > total:
-        raise ValueError(f"--timesteps is {most}; {options.config} has {total} timesteps, so at most {total}")
+        raise Refusal(f"--timesteps is {most}; {options.config} has {total} timesteps, so at most {total}")
     if config is not None:
         _check_task(options.mode, config)
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
         for path in (folder, *folder.parents):
             if path.is_file():
-                raise ValueError(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
+                raise Refusal(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
     return options
 
 
 def _check_task(mode: Mode, config: Config) -> None:
     if mode == "train" and config.model.type == "bayesian":
-        raise ValueError("model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple")
+        raise Refusal(
+            "model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple"
+        )
     if mode == "test" and config.data.logit_transform:
-        raise ValueError("data.logit_transform is on, so 8-bit levels are unevenly spaced for the model: --test has no bits/dim")
+        raise Refusal(
+            "data.logit_transform is on, so 8-bit levels are unevenly spaced for the model: --test has no bits/dim"
+        )

@@ -35,7 +35,7 @@ def get_dataset(data: DataConfig, root: Path, train: bool) -> Images | None: ...
 def get_dataset(data: DataConfig, root: Path, train: bool) -> Images | None:
     """The training or the test split of `data.dataset`; None for a test split that the data do not have.
 
-    Raises ValueError, saying which files go where, for data that are missing and can't be downloaded.
+    Raises Refusal, saying which files go where, for data that are missing and can't be downloaded.
     """
     # A module each, imported when needed: they import slow libraries.
     reader = import_module(f"datasets.{data.dataset.lower()}")

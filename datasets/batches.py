@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from configs.refusal import Refusal
 from datasets import Images
 
 ORDER_STREAM = 2
@@ -29,7 +30,9 @@ class Batch:
         return len(self.indices)
 
 
-def training_order(length: int, batch_size: int, seed: int, epoch: int, images_seen: int, n_epochs: int) -> Iterator[Batch]:
+def training_order(
+    length: int, batch_size: int, seed: int, epoch: int, images_seen: int, n_epochs: int
+) -> Iterator[Batch]:
     """The batches from a position on, to the end of the last epoch; an epoch's last batch may be smaller."""
     for e in range(epoch, n_epochs):
         order = np.random.default_rng([seed, e, ORDER_STREAM]).permutation(length)
@@ -52,14 +55,17 @@ def load(
     """Each batch with the images of its rows `rows_of(size)`, uint8 (rows, c, h, w); a Tensor's on its own device.
 
     Workers read ahead through all epochs, so they start once; none are used for data that lie in memory.
-    Raises ValueError for an image that can't be read.
+    Raises Refusal for an image that can't be read.
     """
     batches, ahead = tee(batches)
     index_lists = (batch.indices[rows_of(batch.size)] for batch in ahead)
     if isinstance(dataset, Tensor):
         yield from zip(
             batches,
-            (dataset[torch.from_numpy(indices).to(dataset.device, non_blocking=True)] for indices in index_lists),
+            (
+                dataset[torch.from_numpy(indices).to(dataset.device, non_blocking=True)]
+                for indices in index_lists
+            ),
             strict=True,
         )
     else:
@@ -81,7 +87,7 @@ def _read_ahead(dataset: Images, index_lists: Iterable[np.ndarray], num_workers:
         pin_memory=torch.cuda.is_initialized(),  # where the network is on a GPU: copies to it then wait for nothing
     )
     for images in loader:
-        if isinstance(images, ValueError):
+        if isinstance(images, Refusal):
             raise images
         yield images
 
@@ -95,10 +101,12 @@ class ErrorsAsValues(Dataset):
     def __getitem__(self, i: int) -> Any:
         try:
             return self.item(i)
-        except ValueError as error:
+        except Refusal as error:
             return error
 
 
-def _stack(items: list[Tensor | ValueError]) -> Tensor | ValueError:
+def _stack(items: list[Tensor | Refusal]) -> Tensor | ValueError:
     images = [item for item in items if isinstance(item, Tensor)]
-    return torch.stack(images) if len(images) == len(items) else next(e for e in items if isinstance(e, ValueError))
+    return (
+        torch.stack(images) if len(images) == len(items) else next(e for e in items if isinstance(e, Refusal))
+    )

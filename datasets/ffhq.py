@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import DataConfig
+from configs.refusal import Refusal
 from datasets import resolutions
 from datasets.lmdb_files import is_lmdb
 from datasets.pictures import Pictures
@@ -15,7 +16,7 @@ SPLIT_SEED, TRAIN_PART = 2019, 0.9
 def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
     """63,000 training or 7,000 test images of the model's resolution."""
     if not is_lmdb(root):
-        raise ValueError(
+        raise Refusal(
             f"FFHQ is not in {root}: put the LMDB of its images there (data.mdb, keys {data.image_size}-00000 … and length); "
             f"python -m datasets.pack IMAGES {root} --size {data.image_size} makes it from the images"
         )

@@ -29,4 +29,6 @@ def fit(image: Image.Image, size: int) -> Image.Image:
 
 def in_memory(arrays: Iterable[np.ndarray], data: DataConfig, pad: int = 0) -> Tensor:
     """uint8 pictures (h, w) or (h, w, 3), padded with black, as one tensor (n, channels, image_size, image_size)."""
-    return torch.stack([to_model_size(ImageOps.expand(Image.fromarray(array), pad), data) for array in arrays])
+    return torch.stack(
+        [to_model_size(ImageOps.expand(Image.fromarray(array), pad), data) for array in arrays]
+    )

@@ -16,6 +16,7 @@ import lmdb
 import numpy as np
 from filelock import FileLock
 
+from configs.refusal import Refusal
 from datasets.lmdb_files import damage_told, data_file, environment
 
 LENGTH_BYTES = 2  # of a key, before it in its row: LMDB's keys have at most 511 bytes
@@ -25,7 +26,7 @@ class KeyIndex(Sequence[bytes]):
     """The keys in LMDB's order. Nothing of it is in memory but the pages that were read; pickled, it is its path."""
 
     def __init__(self, path: Path):
-        """Raises OSError or ValueError for a file that isn't there or isn't such a table."""
+        """Raises OSError or Refusal for a file that isn't there or isn't such a table."""
         self.path = path
         self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -49,7 +50,7 @@ class KeyIndex(Sequence[bytes]):
 def keys_of(path: Path) -> KeyIndex:
     """All keys of the LMDB `path`, from the index of them, which is made where there is none.
 
-    Any number of processes may do so at a time: one makes it, the others wait for it. Raises ValueError for a damaged LMDB.
+    Any number of processes may do so at a time: one makes it, the others wait for it. Raises Refusal for a damaged LMDB.
     """
     opened, file = environment(path), data_file(path).stat()
     entries = opened.stat()["entries"]
@@ -67,7 +68,9 @@ def keys_of(path: Path) -> KeyIndex:
                         _write(place, opened, entries)
             index = KeyIndex(place)
     except OSError as error:
-        raise ValueError(f"the index of {path} cannot be kept in {place.parent} ({error}); XDG_CACHE_HOME moves it") from None
+        raise Refusal(
+            f"the index of {path} cannot be kept in {place.parent} ({error}); XDG_CACHE_HOME moves it"
+        ) from None
     return index
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import DataConfig
+from configs.refusal import Refusal
 from datasets import resolutions
 from datasets.folder import split_folder
 from datasets.lmdb_files import is_lmdb
@@ -17,5 +18,7 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
     if path is None:
         return None
     if not is_lmdb(path):
-        raise ValueError(f"there is no LMDB {path}; python -m datasets.pack IMAGES {path} --size {data.image_size} makes one")
+        raise Refusal(
+            f"there is no LMDB {path}; python -m datasets.pack IMAGES {path} --size {data.image_size} makes one"
+        )
     return resolutions.pictures(path, data, np.arange(resolutions.count(path, data.image_size)))

@@ -8,6 +8,8 @@ from weakref import WeakValueDictionary
 
 import lmdb
 
+from configs.refusal import Refusal
+
 # By process and path: LMDB may not open a file twice in a process, and what it opened may not cross a fork.
 _open: WeakValueDictionary[tuple[int, str], lmdb.Environment] = WeakValueDictionary()
 
@@ -24,7 +26,7 @@ def data_file(path: Path) -> Path:
 def environment(path: Path) -> lmdb.Environment:
     """`path`, open for reading in this process until its last user drops it.
 
-    Raises ValueError for a file that is no LMDB, or not a whole one.
+    Raises Refusal for a file that is no LMDB, or not a whole one.
     """
     pid, name = os.getpid(), os.path.realpath(path)
     if (pid, name) in _open:
@@ -34,19 +36,23 @@ def environment(path: Path) -> lmdb.Environment:
             inherited.close()
     with damage_told(path):
         # Random access gains nothing from readahead; without locks, data on a read-only disk can be read.
-        opened = lmdb.open(name, subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False)
+        opened = lmdb.open(
+            name, subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False
+        )
     needed = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
     there = data_file(path).stat().st_size
     if there < needed:  # to touch a page past the end would kill the process
-        raise ValueError(f"{path} is truncated: its file has {there:,} bytes of {needed:,}; copy or download it again")
+        raise Refusal(
+            f"{path} is truncated: its file has {there:,} bytes of {needed:,}; copy or download it again"
+        )
     _open[pid, name] = opened
     return opened
 
 
 @contextmanager
 def damage_told(path: Path) -> Iterator[None]:
-    """LMDB's own errors inside the block as a ValueError that names `path`."""
+    """LMDB's own errors inside the block as a Refusal that names `path`."""
     try:
         yield
     except lmdb.Error as error:
-        raise ValueError(f"{path} is damaged, or no LMDB ({error}); copy or download it again") from None
+        raise Refusal(f"{path} is damaged, or no LMDB ({error}); copy or download it again") from None

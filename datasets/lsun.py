@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from configs import DataConfig
+from configs.refusal import Refusal
 from datasets.key_index import keys_of
 from datasets.lmdb_files import is_lmdb
 from datasets.pictures import Pictures, sound
@@ -23,12 +24,16 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
         path = root / category  # how the objects, which have no split, unpack
     if not is_lmdb(path):
         if category not in SCENES + OBJECTS:
-            raise ValueError(f"data.category is {category!r}; LSUN has {', '.join(SCENES)}, and of objects {', '.join(OBJECTS)}")
+            raise Refusal(
+                f"data.category is {category!r}; LSUN has {', '.join(SCENES)}, and of objects {', '.join(OBJECTS)}"
+            )
         if train:
             name = category if category in OBJECTS else path.name
-            raise ValueError(f"LSUN's {category} is not in {root}: put the unpacked folder {name} with its data.mdb there")
+            raise Refusal(
+                f"LSUN's {category} is not in {root}: put the unpacked folder {name} with its data.mdb there"
+            )
         return None
     keys = keys_of(path)
     if not len(keys):
-        raise ValueError(f"{path} holds no images")
+        raise Refusal(f"{path} holds no images")
     return sound(Pictures(LmdbValues(path, keys), data), CHECKED_AT_START)

@@ -25,6 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from configs.refusal import Refusal
 from datasets.batches import ErrorsAsValues, worker_count
 from datasets.folder import split_folder
 from datasets.images import fit
@@ -46,46 +47,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         source = open_source(arguments.source, arguments.split)
         n = pack(source, arguments.dest, arguments.size, arguments.crop)
-    except ValueError as error:
+    except Refusal as error:
         return _fail(str(error), 2)
     except OSError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues", 130)
-    print(f"{n:,} images of {arguments.size} x {arguments.size} in {arguments.dest}; data.dataset LMDB reads them")
+    print(
+        f"{n:,} images of {arguments.size} x {arguments.size} in {arguments.dest}; data.dataset LMDB reads them"
+    )
     return 0
 
 
 def open_source(path: Path, split: str) -> Source:
     """The images of a folder, a zip file or an LMDB in LSUN's layout: those of one split where a folder has splits.
 
-    Raises ValueError for what is none of these, and for one without images.
+    Raises Refusal for what is none of these, and for one without images.
     """
     source: Source
     if path.is_dir() and not is_lmdb(path):
         source = _folder(path, split == "train")
     elif split != "train":
-        raise ValueError(f"--split goes with a folder that has splits; {path} is no folder of images")
+        raise Refusal(f"--split goes with a folder that has splits; {path} is no folder of images")
     elif is_lmdb(path):
         source = LmdbValues(path, keys_of(path))
     elif path.is_file() and zipfile.is_zipfile(path):
         source = ZipMembers(path)
     else:
-        raise ValueError(f"{path} is no folder, no zip file and no LMDB{'' if path.exists() else ': it does not exist'}")
+        raise Refusal(
+            f"{path} is no folder, no zip file and no LMDB{'' if path.exists() else ': it does not exist'}"
+        )
     if not len(source.keys):
-        raise ValueError(f"{path} holds no images")
+        raise Refusal(f"{path} holds no images")
     return source
 
 
 def pack(source: Source, dest: Path, size: int, crop: str) -> int:
     """Write the images to an LMDB that appears as `dest` when it is whole, and return their number.
 
-    What a killed process has done lies in `{dest}.partial` and is continued. Raises ValueError for an image that can't be
+    What a killed process has done lies in `{dest}.partial` and is continued. Raises Refusal for an image that can't be
     decoded, where `dest` is there already and where it was begun from other images; OSError where the disk is full.
     """
     unfinished = dest.with_name(f"{dest.name}.partial")
     if dest.exists():
-        raise ValueError(f"{dest} is there already, and nothing is overwritten; choose another name")
+        raise Refusal(f"{dest} is there already, and nothing is overwritten; choose another name")
     dest.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(dest.with_name(f"{dest.name}.lock"), timeout=0):
@@ -93,7 +98,9 @@ def pack(source: Source, dest: Path, size: int, crop: str) -> int:
                 _fill(environment, source, size, crop)
             os.rename(unfinished, dest)
     except Timeout:
-        raise ValueError(f"{dest} is being packed by another process; wait for it, or choose another name") from None
+        raise Refusal(
+            f"{dest} is being packed by another process; wait for it, or choose another name"
+        ) from None
     return len(source.keys)
 
 
@@ -108,10 +115,12 @@ def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str) -
         collate_fn=list,
         worker_init_fn=_end_with_parent,
     )
-    with tqdm(total=n, initial=done, unit="image", desc="packing", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+    with tqdm(
+        total=n, initial=done, unit="image", desc="packing", mininterval=0.5 if sys.stderr.isatty() else 30
+    ) as bar:
         for images in loader:
-            for error in (image for image in images if isinstance(image, ValueError)):
-                raise ValueError(f"{error}; {done:,} images are packed so far, and the same command continues")
+            for error in (image for image in images if isinstance(image, Refusal)):
+                raise Refusal(f"{error}; {done:,} images are packed so far, and the same command continues")
             entries = {key(size, done + i): image for i, image in enumerate(images)}
             names = _hash_of_names(source, range(done, done + len(images)), names)
             done += len(images)
@@ -122,7 +131,7 @@ def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str) -
 
 
 def _done(environment: lmdb.Environment, source: Source, size: int, crop: str) -> int:
-    """How many images are there. Raises ValueError where they are not the first of these."""
+    """How many images are there. Raises Refusal where they are not the first of these."""
     path, n = environment.path(), len(source.keys)
     with environment.begin() as transaction:
         length, content = transaction.get(LENGTH), transaction.get(STATE)
@@ -137,16 +146,22 @@ def _done(environment: lmdb.Environment, source: Source, size: int, crop: str) -
     if done <= n:
         same["names"] = _hash_of_names(source, range(done)).hexdigest()
     if state != same:
-        raise ValueError(f"{path} holds the beginning of other images, or of another size or crop; move it away to start anew")
+        raise Refusal(
+            f"{path} holds the beginning of other images, or of another size or crop; move it away to start anew"
+        )
     return done
 
 
 def _encoded(source: Source, size: int, crop: str, i: int) -> bytes:
     picture = decode(source, i, crop_face if crop == "celeba" else None)
     picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-    picture = picture.resize((size, size), Image.Resampling.BILINEAR) if crop == "none" else fit(picture, size)
+    picture = (
+        picture.resize((size, size), Image.Resampling.BILINEAR) if crop == "none" else fit(picture, size)
+    )
     encoded = io.BytesIO()
-    picture.save(encoded, "WEBP", lossless=True, quality=0, method=0)  # of its lossless settings, the fastest to read
+    picture.save(
+        encoded, "WEBP", lossless=True, quality=0, method=0
+    )  # of its lossless settings, the fastest to read
     return encoded.getvalue()
 
 
@@ -176,7 +191,9 @@ def _writable(path: Path) -> Iterator[lmdb.Environment]:
     path.mkdir(exist_ok=True)
     size = data_file(path).stat().st_size if is_lmdb(path) else 0
     with damage_told(path):
-        environment = lmdb.open(str(path), map_size=max(FIRST_MAP, 2 * size), lock=False)  # pack has a lock of its own
+        environment = lmdb.open(
+            str(path), map_size=max(FIRST_MAP, 2 * size), lock=False
+        )  # pack has a lock of its own
     try:
         yield environment
     finally:
@@ -211,7 +228,7 @@ def _folder(path: Path, train: bool) -> Files:
         return celeba.split_files(place, celeba.TRAIN if train else celeba.TEST)
     folder = split_folder(path, train)
     if folder is None:
-        raise ValueError(f"{path} has no test split: it has no folders train/ and test/")
+        raise Refusal(f"{path} has no test split: it has no folders train/ and test/")
     if folder != path:
         logging.info(f"{path} has folders train/ and test/: packing {split}/")
     return Files(folder, image_files(folder))
@@ -220,9 +237,25 @@ def _folder(path: Path, train: bool) -> Files:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m datasets.pack", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="a folder of images, a zip of them, or an LMDB in LSUN's layout")
-    add("dest", type=Path, metavar="DEST", help="the folder to make; while it is not whole it is called DEST.partial")
-    add("--size", type=_size, required=True, metavar="N", help="pixels on a side, as the model's data.image_size")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="a folder of images, a zip of them, or an LMDB in LSUN's layout",
+    )
+    add(
+        "dest",
+        type=Path,
+        metavar="DEST",
+        help="the folder to make; while it is not whole it is called DEST.partial",
+    )
+    add(
+        "--size",
+        type=_size,
+        required=True,
+        metavar="N",
+        help="pixels on a side, as the model's data.image_size",
+    )
     add("--crop", choices=["celeba", "center", "none"], default="center",
         help="celeba: around the face of an aligned picture; center: the largest square, as training does it (default); "
         "none: the whole picture, squeezed where it is no square")  # fmt: skip
@@ -233,7 +266,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _size(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 16383:
-        raise argparse.ArgumentTypeError(f"{text} is no size; it must be a whole number from 1 to 16383, WebP's largest")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no size; it must be a whole number from 1 to 16383, WebP's largest"
+        )
     return int(text)
 
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from configs import DataConfig
+from configs.refusal import Refusal
 from datasets.images import to_model_size
 from datasets.sources import Source
 
@@ -28,24 +29,28 @@ class Pictures:
         return len(self.source.keys)
 
     def __getitem__(self, i: int) -> Tensor:
-        """uint8 (channels, image_size, image_size). Raises ValueError, naming the picture, where it can't be had."""
+        """uint8 (channels, image_size, image_size). Raises Refusal, naming the picture, where it can't be had."""
         return to_model_size(decode(self.source, i, self.crop), self.data)
 
 
 def decode(source: Source, i: int, crop: Crop | None = None) -> Image.Image:
-    """Picture i of `source`, 8-bit, turned as its EXIF says and cropped. Raises ValueError, naming it."""
+    """Picture i of `source`, 8-bit, turned as its EXIF says and cropped. Raises Refusal, naming it."""
     try:
         with Image.open(io.BytesIO(source.read(i))) as image:
             ImageOps.exif_transpose(image, in_place=True)
             picture = _eight_bit(image)
     except UnidentifiedImageError:
-        raise ValueError(f"the image {source.describe(i)} cannot be decoded (it is no image); mend or remove it") from None
+        raise Refusal(
+            f"the image {source.describe(i)} cannot be decoded (it is no image); mend or remove it"
+        ) from None
     except _UNDECODABLE as error:
-        raise ValueError(f"the image {source.describe(i)} cannot be decoded ({error}); mend or remove it") from None
+        raise Refusal(
+            f"the image {source.describe(i)} cannot be decoded ({error}); mend or remove it"
+        ) from None
     try:
         return crop(picture) if crop else picture
-    except ValueError as error:
-        raise ValueError(f"the image {source.describe(i)} {error}") from None
+    except Refusal as error:
+        raise Refusal(f"the image {source.describe(i)} {error}") from None
 
 
 def sound(pictures: Pictures, checked: int) -> Pictures:
@@ -59,7 +64,9 @@ def crop_face(image: Image.Image) -> Image.Image:
     """CelebA's aligned picture, 178 wide and 218 high -> the 128 x 128 around the face that upstream trains on."""
     left, top, side = 25, 57, 128  # centre (121, 89), half-width 64
     if image.width < left + side or image.height < top + side:
-        raise ValueError(f"is {image.width} x {image.height}; CelebA's crop is for its aligned pictures, 178 x 218")
+        raise Refusal(
+            f"is {image.width} x {image.height}; CelebA's crop is for its aligned pictures, 178 x 218"
+        )
     return image.crop((left, top, left + side, top + side))
 
 

@@ -8,6 +8,7 @@ import lmdb
 import numpy as np
 
 from configs import DataConfig
+from configs.refusal import Refusal
 from datasets.lmdb_files import damage_told, environment
 from datasets.pictures import Pictures, sound
 from datasets.sources import LmdbValues
@@ -30,7 +31,11 @@ class ResolutionKeys(Sequence[bytes]):
     @overload
     def __getitem__(self, i: slice) -> Sequence[bytes]: ...
     def __getitem__(self, i: int | slice) -> bytes | Sequence[bytes]:
-        return ResolutionKeys(self.size, self.indices[i]) if isinstance(i, slice) else key(self.size, self.indices[i])
+        return (
+            ResolutionKeys(self.size, self.indices[i])
+            if isinstance(i, slice)
+            else key(self.size, self.indices[i])
+        )
 
 
 def key(size: int, i: int) -> bytes:
@@ -38,18 +43,22 @@ def key(size: int, i: int) -> bytes:
 
 
 def count(path: Path, size: int) -> int:
-    """How many images of `size` the LMDB has. Raises ValueError, naming the resolutions it has, where it has no such."""
+    """How many images of `size` the LMDB has. Raises Refusal, naming the resolutions it has, where it has no such."""
     opened = environment(path)
     with damage_told(path), opened.begin() as transaction:
         length = transaction.get(LENGTH, b"")
         if not length.isdigit() or int(length) < 1:
-            raise ValueError(f"{path} is not in FFHQ's layout: it has no key length with the number of its images")
+            raise Refusal(
+                f"{path} is not in FFHQ's layout: it has no key length with the number of its images"
+            )
         n = int(length)
         if transaction.get(key(size, 0)) is None:
             there = ", ".join(map(str, _resolutions(transaction))) or "none"
-            raise ValueError(f"data.image_size is {size}, and {path} has no images of that size; it has {there}")
+            raise Refusal(f"data.image_size is {size}, and {path} has no images of that size; it has {there}")
         if transaction.get(key(size, n - 1)) is None:
-            raise ValueError(f"{path} is not whole: its length is {n}, but it has no {key(size, n - 1).decode()}")
+            raise Refusal(
+                f"{path} is not whole: its length is {n}, but it has no {key(size, n - 1).decode()}"
+            )
     return n
 
 

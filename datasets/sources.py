@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import lmdb
 
+from configs.refusal import Refusal
 from datasets.lmdb_files import damage_told, environment
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -59,8 +60,13 @@ class ZipMembers:
     def read(self, i: int) -> bytes:
         try:
             return _zip(self.path, os.getpid()).read(self.keys[i])
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it wants a password
-            raise ValueError(str(error)) from None
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            RuntimeError,
+        ) as error:  # RuntimeError: it wants a password
+            raise Refusal(str(error)) from None
 
 
 class LmdbValues:
@@ -79,7 +85,7 @@ class LmdbValues:
         with damage_told(self.path), self.opened[1].begin() as transaction:
             value = transaction.get(self.keys[i])
         if value is None:
-            raise ValueError("there is no such key")
+            raise Refusal("there is no such key")
         return value
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -92,7 +98,9 @@ def image_files(folder: Path) -> list[str]:
 
 
 def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not os.path.basename(name).startswith(".")  # "._x.jpg" is none
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not os.path.basename(name).startswith(
+        "."
+    )  # "._x.jpg" is none
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -112,4 +120,4 @@ def _zip(path: Path, pid: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise Refusal(f"{path} is damaged: {error}") from None

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.refusal import Refusal
 from functions.samplers import Model, RandnLike
 
 
@@ -22,7 +23,9 @@ class Chain:
 
     alphas_cumprod: np.ndarray  # ᾱ_t
     x0_weight: np.ndarray  # of x0 in the mean of q(x_{t-1} | x_t, x0); equation 7
-    posterior_variance: np.ndarray  # β̃_t of q(x_{t-1} | x_t, x0), the first replaced by the second; equation 7
+    posterior_variance: (
+        np.ndarray
+    )  # β̃_t of q(x_{t-1} | x_t, x0), the first replaced by the second; equation 7
     model_variance: np.ndarray  # of p(x_{t-1} | x_t): β_t (fixedlarge) or β̃_t (fixedsmall); section 3.2
 
     @property
@@ -63,12 +66,12 @@ class Bound:
 def chain(betas: np.ndarray, var_type: str) -> Chain:
     """The chain of β_t, float64 (T,); a last timestep with ᾱ = 0 (jsd has one) is no part of it, for it predicts no x0.
 
-    Raises ValueError for fewer than two timesteps: the first variance is the second's.
+    Raises Refusal for fewer than two timesteps: the first variance is the second's.
     """
     a = np.cumprod(1 - betas)
     a = a[a > 0]
     if len(a) < 2:
-        raise ValueError(f"bits per dimension need at least 2 timesteps with ᾱ > 0; this schedule has {len(a)}")
+        raise Refusal(f"bits per dimension need at least 2 timesteps with ᾱ > 0; this schedule has {len(a)}")
     betas, a_prev = betas[: len(a)], np.append(1.0, a[:-1])
     posterior = betas * (1 - a_prev) / (1 - a)
     posterior[0] = posterior[1]
@@ -100,7 +103,11 @@ def bound_terms(
         eps_model = model(x.float().to(device), torch.full((len(x),), t, device=device)).to(x)
         x0_model = ((x - math.sqrt(1 - a) * eps_model) / math.sqrt(a)).clamp(low, 1)
         difference = x0_model - x0
-        nats = _step_kl(difference, chain, t) if t else discretized_nll(levels, x0_model, chain.model_variance[0], low)
+        nats = (
+            _step_kl(difference, chain, t)
+            if t
+            else discretized_nll(levels, x0_model, chain.model_variance[0], low)
+        )
         x0_mse = (difference * 255 / (1 - low)).square()
         yield Term(t, _bits(nats), _mean((eps - eps_model).square()), _mean(x0_mse))
 

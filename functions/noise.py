@@ -35,7 +35,12 @@ def initial_noise(seed: int, indices: Iterable[int], shape: tuple[int, int, int]
 
 
 def step_noise(
-    seed: int, indices: Sequence[int], shape: tuple[int, int, int], steps: int, device: torch.device, stream: Stream = Stream.STEP
+    seed: int,
+    indices: Sequence[int],
+    shape: tuple[int, int, int],
+    steps: int,
+    device: torch.device,
+    stream: Stream = Stream.STEP,
 ) -> RandnLike:
     """`randn_like` for a batch holding the images `indices`: call k < steps gives each image the k-th array of its stream.
 
@@ -54,7 +59,9 @@ def _blocks(
     ahead = max(1, min(STEPS_AHEAD, steps, MOST_AHEAD // (n * dim)))
     # Three buffers serve in turn: one in use, one ready, one being drawn. Before it serves again a GPU must have fetched it.
     fetched = [torch.cuda.Event(blocking=True) if on_gpu else None for _ in range(3)]
-    buffers = cycle(zip([torch.empty(n * ahead * dim, pin_memory=on_gpu) for _ in range(3)], fetched, strict=True))
+    buffers = cycle(
+        zip([torch.empty(n * ahead * dim, pin_memory=on_gpu) for _ in range(3)], fetched, strict=True)
+    )
     with ThreadPoolExecutor(thread_count()) as pool:
 
         def draw(first: int) -> tuple[Tensor, torch.cuda.Event | None]:
@@ -92,7 +99,9 @@ class BatchDraws:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal: (rows, *shape)."""
-        return torch.randn((self.n, *shape), generator=self.generator, device=self.generator.device)[self.rows]
+        return torch.randn((self.n, *shape), generator=self.generator, device=self.generator.device)[
+            self.rows
+        ]
 
     def timesteps(self, T: int) -> Tensor:
         """Antithetic timesteps in [0, T): int64 (rows,)."""
@@ -107,7 +116,10 @@ def derived_seed(*key: int) -> int:
 def slerp(z1: Tensor, z2: Tensor, alpha: float) -> Tensor:
     """Spherical interpolation, z1 at alpha 0 and z2 at 1 (arXiv 2010.02502, appendix D.5)."""
     theta = torch.acos((z1 * z2).sum() / (z1.norm() * z2.norm()))
-    return torch.sin((1 - alpha) * theta) / torch.sin(theta) * z1 + torch.sin(alpha * theta) / torch.sin(theta) * z2
+    return (
+        torch.sin((1 - alpha) * theta) / torch.sin(theta) * z1
+        + torch.sin(alpha * theta) / torch.sin(theta) * z2
+    )
 
 
 def _normal(generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:

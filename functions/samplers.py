@@ -32,7 +32,13 @@ def last(steps: Iterator[Step]) -> Step:
 
 @torch.no_grad()
 def generalized(
-    model: Model, x: Tensor, timesteps: Sequence[int], alphas_cumprod: Tensor, *, eta: float, randn_like: RandnLike
+    model: Model,
+    x: Tensor,
+    timesteps: Sequence[int],
+    alphas_cumprod: Tensor,
+    *,
+    eta: float,
+    randn_like: RandnLike,
 ) -> Iterator[Step]:
     """DDIM (arXiv 2010.02502, equations 12 and 16): eta 0 is deterministic, 1 is DDPM's posterior. x0 is not clipped."""
     for t, t_next in pairwise([*reversed(timesteps), -1]):

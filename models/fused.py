@@ -54,7 +54,9 @@ def refresh(fused: nn.Module, unet: UNet) -> None:
         match name.split("."):
             case [*block, "q", kind]:
                 q, k, v = (unet.get_parameter(".".join([*block, letter, kind])) for letter in "qkv")
-                weights[".".join([*block, "qkv", kind])] = torch.cat([q, k, v]).flatten(1 if kind == "weight" else 0)
+                weights[".".join([*block, "qkv", kind])] = torch.cat([q, k, v]).flatten(
+                    1 if kind == "weight" else 0
+                )
             case [*_, "k" | "v", _]:
                 pass
             case [*_, "proj_out" | "nin_shortcut", "weight"]:

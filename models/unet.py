@@ -10,7 +10,9 @@ from torch import Tensor, nn
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding, sines first: t (b,) -> (b, dim), float32."""
     half = dim // 2
-    freqs = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+    freqs = torch.exp(
+        torch.arange(half, device=t.device, dtype=torch.float32) * -(math.log(10000) / (half - 1))
+    )
     args = t.float()[:, None] * freqs
     return torch.cat([args.sin(), args.cos()], dim=1)
 

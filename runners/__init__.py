@@ -12,7 +12,7 @@ from functions.runtime.progress import quiet_ranks, start_logging
 def run(options: Options, config: Config | None) -> None:
     """Do what the options ask; only "inspect" does without a config.
 
-    Raises ValueError for the user's mistakes; OSError, MemoryError and FloatingPointError for what else can fail.
+    Raises Refusal for the user's mistakes; OSError, MemoryError and FloatingPointError for what else can fail.
     """
     start_logging(options.verbose)
     device = devices.choose_device(options.device)
@@ -25,7 +25,9 @@ def run(options: Options, config: Config | None) -> None:
             with acceleration.numerics(options.precision, device, training=options.mode == "train"):
                 _do_task(options, config, device)
         except torch.OutOfMemoryError as error:
-            raise MemoryError(f"{device} has too little memory; a smaller batch needs less ({error})") from error
+            raise MemoryError(
+                f"{device} has too little memory; a smaller batch needs less ({error})"
+            ) from error
 
 
 def _do_task(options: Options, config: Config | None, device: torch.device) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from configs import Config
 from configs.arguments import DEFAULT_SEED
+from configs.refusal import Refusal
 from datasets.scaling import from_model_range
 from functions import weights
 from functions.disk.images import to_uint8
@@ -51,7 +52,7 @@ class Diffusion:
         """The network of anything that --ckpt takes: a path, a diffusers folder, hf://owner/name, or a published name.
 
         config: where none comes with it. device: the best there is. which: "ema" or "raw", ema where there is one.
-        Raises ValueError where it can't be had or does not fit.
+        Raises Refusal where it can't be had or does not fit.
         """
         config = config or pretrained.own_config(ckpt)
         path = pretrained.locate(ckpt)
@@ -67,7 +68,7 @@ class Diffusion:
     def load(self, checkpoint: Checkpoint, which: str | None, source: str) -> str:
         """Take a checkpoint's "ema" or "raw" weights (None: ema where it has them) and return which it was, or "bare".
 
-        Raises ValueError where they are not there or do not fit the config; `source` names the file in it.
+        Raises Refusal where they are not there or do not fit the config; `source` names the file in it.
         """
         chosen, kind = checkpoint.select(which, source)
         weights.load_into(self.model, chosen, source)
@@ -77,7 +78,9 @@ class Diffusion:
 
     def accelerate(self, precision: str) -> None:
         """Evaluate by a copy made for speed from now on, in `precision`; it follows what `load` takes, not training."""
-        self.network = acceleration.Network(fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model)
+        self.network = acceleration.Network(
+            fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model
+        )
 
     def evaluate(self, batch_size: int) -> Tensor:
         """One evaluation of the network, of noise: to measure its time and its memory. float32 (b, c, h, w)"""
@@ -88,12 +91,12 @@ class Diffusion:
     def timesteps(self, skip_type: str, S: int, *, keep_repeats: bool = False) -> tuple[int, ...]:
         """τ for this schedule. A repeated timestep changes nothing, so repeats are dropped unless they are counted.
 
-        Raises ValueError where τ holds a timestep at which nothing is left of the image (ᾱ = 0).
+        Raises Refusal where τ holds a timestep at which nothing is left of the image (ᾱ = 0).
         """
         chosen = select_timesteps(skip_type, S, len(self.alphas_cumprod) - 1)
         gone = [t for t in chosen if self.alphas_cumprod[t + 1] == 0]
         if gone:
-            raise ValueError(
+            raise Refusal(
                 f"--timesteps {S} with {skip_type} begins at t = {gone[0]}, where the schedule "
                 f"{self.config.diffusion.beta_schedule} has ᾱ = 0 and x0 is infinite; take fewer timesteps"
             )
@@ -101,11 +104,17 @@ class Diffusion:
 
     def denoise(self, x: Tensor, indices: Sequence[int], sampling: Sampling) -> Iterator[Step]:
         """The steps from x (b, c, h, w), float32 on any device, with the step noise of the images `indices`."""
-        x = x.to(self.device, memory_format=acceleration.memory_format(self.device), non_blocking=self.device.type == "cuda")
+        x = x.to(
+            self.device,
+            memory_format=acceleration.memory_format(self.device),
+            non_blocking=self.device.type == "cuda",
+        )
         arguments = (self.network, x, sampling.timesteps, self.alphas_cumprod)
         if sampling.sample_type == "generalized" and sampling.eta == 0:
             return generalized(*arguments, eta=0.0, randn_like=torch.randn_like)  # which is not called
-        randn_like = step_noise(sampling.seed, indices, self.image_shape, len(sampling.timesteps), self.device)
+        randn_like = step_noise(
+            sampling.seed, indices, self.image_shape, len(sampling.timesteps), self.device
+        )
         if sampling.sample_type == "ddpm_noisy":
             return ddpm_noisy(*arguments, randn_like=randn_like)
         return generalized(*arguments, eta=sampling.eta, randn_like=randn_like)
@@ -123,7 +132,7 @@ class Diffusion:
     ) -> Iterator[tuple[int, Tensor]]:
         """n images, or those of the given indices: (index, uint8 (c, h, w)), the same that --sample --fid writes.
 
-        batch_size: the config's, or fewer where fewer are asked. Raises ValueError for values that the flags refuse.
+        batch_size: the config's, or fewer where fewer are asked. Raises Refusal for values that the flags refuse.
         """
         T = len(self.alphas_cumprod) - 1
         for name, value, right, what in (
@@ -131,17 +140,24 @@ class Diffusion:
             ("eta", eta, 0 <= eta <= 1, "from 0 to 1"),
             ("seed", seed, 0 <= seed < 2**32, f"from 0 to {2**32 - 1}"),
             ("skip_type", skip_type, skip_type in ("uniform", "quad"), "uniform or quad"),
-            ("sample_type", sample_type, sample_type in ("generalized", "ddpm_noisy"), "generalized or ddpm_noisy"),
+            (
+                "sample_type",
+                sample_type,
+                sample_type in ("generalized", "ddpm_noisy"),
+                "generalized or ddpm_noisy",
+            ),
         ):
             if not right:
-                raise ValueError(f"{name} is {value!r}; it must be {what}")
+                raise Refusal(f"{name} is {value!r}; it must be {what}")
         indices = list(range(n) if isinstance(n, int) else n)
         batch_size = batch_size or min(self.config.sampling.batch_size, max(indices, default=0) + 1)
         sampling = Sampling(self.timesteps(skip_type, timesteps), sample_type, eta, seed)
         batches = self.sample_batches(indices, sampling, batch_size)
         return (pair for made, images in batches for pair in zip(made, images.cpu(), strict=True))
 
-    def sample_batches(self, indices: Iterable[int], sampling: Sampling, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    def sample_batches(
+        self, indices: Iterable[int], sampling: Sampling, batch_size: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """The images `indices`, ascending, some at a time: (indices, uint8 (b, c, h, w) still on the device).
 
         The unit of work is the aligned batch {k·B … k·B+B-1}: computed whole, so that an image does not depend
@@ -149,9 +165,13 @@ class Diffusion:
         Raises FloatingPointError for NaN or infinity.
         """
         wanted = set(indices)
-        batches = [range(k * batch_size, (k + 1) * batch_size) for k in sorted({i // batch_size for i in wanted})]
+        batches = [
+            range(k * batch_size, (k + 1) * batch_size) for k in sorted({i // batch_size for i in wanted})
+        ]
         in_turn = prefetch if works_beside(self.device) else map
-        noises = in_turn(lambda batch: pinned(initial_noise(sampling.seed, batch, self.image_shape), self.device), batches)
+        noises = in_turn(
+            lambda batch: pinned(initial_noise(sampling.seed, batch, self.image_shape), self.device), batches
+        )
         sent: deque[tuple[list[int], Tensor, Callable[[], Tensor]]] = deque()
         for batch, x_T in zip(batches, noises, strict=True):
             x = last(self.denoise(x_T, batch, sampling)).x
@@ -175,7 +195,9 @@ class Diffusion:
 
 def _check_finite(finite: Tensor) -> None:
     if not finite:
-        raise FloatingPointError("the network's output is not finite, so there is no image; are the weights sound?")
+        raise FloatingPointError(
+            "the network's output is not finite, so there is no image; are the weights sound?"
+        )
 
 
 def _arrived(indices: list[int], images: Tensor, finite: Callable[[], Tensor]) -> tuple[list[int], Tensor]:

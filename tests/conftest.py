@@ -20,7 +20,11 @@ MAIN = str(ROOT / "main.py")
 
 
 def main(
-    *arguments: object, code: int = 0, fresh: bool = False, env: dict[str, str] | None = None, cwd: Path | None = None
+    *arguments: object,
+    code: int = 0,
+    fresh: bool = False,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> SimpleNamespace:
     """Run main.py, expect `code`, and give what it printed: stdout, stderr.
 
@@ -72,7 +76,9 @@ def small_config(path: Path, **changes: object) -> Path:
     tree["data"] |= {"random_flip": True, "uniform_dequantization": True}
     tree["training"] |= {"batch_size": 600, "n_iters": 4, "snapshot_freq": 2, "validation_freq": 3}
     tree["sampling"] |= {"batch_size": 4}
-    tree["diffusion"] |= {"beta_end": 0.002}  # so that a network of four steps makes images that are not all black and white
+    tree["diffusion"] |= {
+        "beta_end": 0.002
+    }  # so that a network of four steps makes images that are not all black and white
     for name, value in changes.items():
         section, key = name.split("__")
         if value is None:
@@ -89,7 +95,9 @@ def run(tmp_path_factory) -> SimpleNamespace:
     exp = tmp_path_factory.mktemp("run")
     config = small_config(exp / "small.yml")
     process = main("--config", config, "--exp", exp, "--doc", "d", "--comment", "a note", fresh=True)
-    return SimpleNamespace(exp=exp, doc="d", config=config, ckpt=exp / "logs" / "d" / "ckpt.pth", stderr=process.stderr)
+    return SimpleNamespace(
+        exp=exp, doc="d", config=config, ckpt=exp / "logs" / "d" / "ckpt.pth", stderr=process.stderr
+    )
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +116,8 @@ def extractor(tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp("extractor") / "projection.pt2"
     example = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    program = torch.export.export(Projection().eval(), (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    program = torch.export.export(
+        Projection().eval(), (example,), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
     torch.export.save(program, path)
     return path

@@ -14,7 +14,9 @@ def quality(folder: Path) -> tuple[float, int]:
     digits = load_digits()
     real = (np.round(digits.images * (255 / 16)) / 255).reshape(len(digits.images), -1)
     paths = sorted(folder.glob("*.png"))
-    made = np.stack([np.asarray(Image.open(path), np.float64) for path in paths]).reshape(len(paths), -1) / 255
+    made = (
+        np.stack([np.asarray(Image.open(path), np.float64) for path in paths]).reshape(len(paths), -1) / 255
+    )
     neighbours = NearestNeighbors(n_neighbors=2).fit(real)
     distance, nearest = neighbours.kneighbors(made, 1)
     own = np.median(neighbours.kneighbors(real)[0][:, 1] ** 2)

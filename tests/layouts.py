@@ -14,7 +14,9 @@ from configs import DataConfig
 
 
 def data_config(dataset, image_size=32, channels=3, **changes) -> DataConfig:
-    flags = dict(logit_transform=False, uniform_dequantization=False, gaussian_dequantization=False, random_flip=False)
+    flags = dict(
+        logit_transform=False, uniform_dequantization=False, gaussian_dequantization=False, random_flip=False
+    )
     return DataConfig(dataset, image_size, channels, **(flags | dict(rescaled=True, num_workers=0) | changes))
 
 
@@ -76,14 +78,18 @@ def write_celeba(place: Path, official: bool, monkeypatch=None) -> dict[int, lis
         content = encoded(photo(178, 218, seed=i), "JPEG", quality=90)
         (place / "img_align_celeba" / name).write_bytes(content)
         by_split[split].append(decoded(content))
-    lists = {"list_eval_partition.txt": "".join(f"{n} {s}\n" for n, s in zip(names, CELEBA_SPLITS, strict=True))}
+    lists = {
+        "list_eval_partition.txt": "".join(f"{n} {s}\n" for n, s in zip(names, CELEBA_SPLITS, strict=True))
+    }
     if official:
         for name, columns in (("list_attr", 40), ("list_bbox", 4), ("list_landmarks_align", 10)):
             rows = "".join(f"{n} {' '.join(['1'] * columns)}\n" for n in names)
             lists[f"{name}_celeba.txt"] = f"{len(names)}\n{' '.join(['column'] * columns)}\n{rows}"
         lists["identity_CelebA.txt"] = "".join(f"{n} 1\n" for n in names)
         md5s = {name: hashlib.md5(text.encode()).hexdigest() for name, text in lists.items()}
-        patched = [(id_, md5s.get(name, md5), name) for id_, md5, name in torchvision.datasets.CelebA.file_list]
+        patched = [
+            (id_, md5s.get(name, md5), name) for id_, md5, name in torchvision.datasets.CelebA.file_list
+        ]
         monkeypatch.setattr(torchvision.datasets.CelebA, "file_list", patched)
     for name, text in lists.items():
         (place / name).write_text(text)

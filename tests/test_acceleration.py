@@ -44,7 +44,9 @@ def randomized(network: UNet, seed: int) -> UNet:
     return network
 
 
-@pytest.mark.parametrize("changes", [{}, {"resamp_with_conv": False}, {"ch_mult": (1,), "attn_resolutions": (8,)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"resamp_with_conv": False}, {"ch_mult": (1,), "attn_resolutions": (8,)}]
+)
 def test_the_fused_network_is_the_network(changes):
     network = randomized(unet(**changes), 0)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 700])
@@ -60,7 +62,9 @@ def test_the_shipped_networks_can_be_fused():
     for name in ("cifar10.yml", "celeba.yml", "church.yml"):
         config = load_config(name)
         network = unet(
-            image_size=config.data.image_size, ch_mult=config.model.ch_mult, attn_resolutions=config.model.attn_resolutions
+            image_size=config.data.image_size,
+            ch_mult=config.model.ch_mult,
+            attn_resolutions=config.model.attn_resolutions,
         )
         kinds = {type(module).__name__ for module in fuse(network, torch.bfloat16).modules()}
         assert {"FusedAttnBlock", "Pointwise"} <= kinds and "AttnBlock" not in kinds
@@ -71,7 +75,18 @@ def grey_levels(folder, n):
 
 
 def test_bfloat16_is_near_float32_and_has_a_folder_of_its_own(run, tmp_path):
-    command = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 8)
+    command = (
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        8,
+    )
     command += ("--timesteps", 10)
     main(*command, "-i", "fp32", "--precision", "fp32")
     said = main(*command, "-i", "bf16", "--precision", "bf16", fresh=True).stderr
@@ -85,7 +100,18 @@ def test_bfloat16_is_near_float32_and_has_a_folder_of_its_own(run, tmp_path):
 
 
 def test_a_compiled_network_gives_the_same_images(run, tmp_path):
-    command = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 6)
+    command = (
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        6,
+    )
     command += ("--timesteps", 5, "--eta", 1)
     main(*command, "-i", "eager", "--compile", "off")
     said = main(*command, "-i", "compiled", "--compile", "on", fresh=True).stderr
@@ -94,13 +120,17 @@ def test_a_compiled_network_gives_the_same_images(run, tmp_path):
     assert np.abs(grey_levels(folder / "eager", 6) - grey_levels(folder / "compiled", 6)).max() <= 1
     made = (folder / "compiled" / "5.png").read_bytes()
     (folder / "compiled" / "5.png").unlink()
-    assert "compiling the network" in main(*command, "-i", "compiled", fresh=True).stderr  # a folder goes on as it was begun
+    assert (
+        "compiling the network" in main(*command, "-i", "compiled", fresh=True).stderr
+    )  # a folder goes on as it was begun
     assert (folder / "compiled" / "5.png").read_bytes() == made
 
 
 def test_smaller_batches_compile_nothing_new(monkeypatch):
     shapes = []
-    monkeypatch.setattr(torch, "compile", lambda model, **_: lambda x, t: shapes.append(tuple(x.shape)) or model(x, t))
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **_: lambda x, t: shapes.append(tuple(x.shape)) or model(x, t)
+    )
     network = Network(randomized(unet(), 0))
     x, t = torch.randn(3, 3, 8, 8), torch.tensor([1, 2, 3])
     with torch.no_grad():
@@ -114,7 +144,11 @@ def test_smaller_batches_compile_nothing_new(monkeypatch):
 def test_training_compiled_is_training(tmp_path):
     """The epoch's last batch, of 298, runs uncompiled."""
     config = small_config(
-        tmp_path / "c.yml", model__dropout=0.0, model__num_res_blocks=1, training__n_iters=3, training__validation_freq=9
+        tmp_path / "c.yml",
+        model__dropout=0.0,
+        model__num_res_blocks=1,
+        training__n_iters=3,
+        training__validation_freq=9,
     )
     main("--config", config, "--exp", tmp_path, "--doc", "eager")
     main("--config", config, "--exp", tmp_path, "--doc", "compiled", "--compile", "on", fresh=True)
@@ -146,7 +180,10 @@ def test_a_batch_worked_off_in_parts_is_the_batch(tmp_path):
     main("--config", small_config(tmp_path / "one.yml", **changes), "--exp", tmp_path, "--doc", "one")
     config = small_config(tmp_path / "parts.yml", **changes, training__accumulate=parts)
     assert f"in {parts} parts" in main("--config", config, "--exp", tmp_path, "--doc", "parts").stderr
-    one, many = (torch.load(tmp_path / "logs" / doc / "ckpt.pth", weights_only=True)["model"] for doc in ("one", "parts"))
+    one, many = (
+        torch.load(tmp_path / "logs" / doc / "ckpt.pth", weights_only=True)["model"]
+        for doc in ("one", "parts")
+    )
     for name, value in one.items():
         torch.testing.assert_close(many[name], value, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(losses(tmp_path, "parts"), losses(tmp_path, "one"), rtol=1e-5)
@@ -201,7 +238,9 @@ def test_the_batch_that_fits_is_found(monkeypatch):
 def test_pace_gives_ranks_their_share_and_a_folder_its_own_batch(monkeypatch):
     """On a made-up GPU: what fits is asked for a rank's share of the images, and what was begun is not asked about."""
     asked = []
-    monkeypatch.setattr(acceleration, "largest_batch", lambda evaluate, most, device: asked.append(most) or 64)
+    monkeypatch.setattr(
+        acceleration, "largest_batch", lambda evaluate, most, device: asked.append(most) or 64
+    )
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
     diffusion = SimpleNamespace(config=load_config("cifar10.yml"), device=CUDA, evaluate=None)
     options = SimpleNamespace(batch_size=None, compile="auto")
@@ -214,7 +253,18 @@ def test_pace_gives_ranks_their_share_and_a_folder_its_own_batch(monkeypatch):
 
 
 def test_batch_auto_is_the_configs_on_a_cpu(run, tmp_path):
-    command = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 5)
+    command = (
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        5,
+    )
     said = main(*command, "--timesteps", 2, "--batch_size", "auto").stderr
     assert "--batch_size auto is for CUDA: the config's 4 here" in said and "in batches of 4" in said
     refuses(*command, "--batch_size", "many", says=["many is no batch size", "or auto"], tree=tmp_path)
@@ -238,7 +288,11 @@ def test_numerics_restores_torchs_switches(monkeypatch):
     with acceleration.numerics("default", CUDA, training=False):
         assert switches() == before
     assert acceleration.precision_in_words("default", CUDA) == "float32 with TF32 convolutions"
-    assert acceleration.precision_in_words("fp32", CUDA) == acceleration.precision_in_words("default", CPU) == "float32"
+    assert (
+        acceleration.precision_in_words("fp32", CUDA)
+        == acceleration.precision_in_words("default", CPU)
+        == "float32"
+    )
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -265,13 +319,19 @@ def test_prefetch_keeps_the_order_and_raises():
 def test_writing_keeps_behind_by_a_batch_at_most_and_names_each_image(tmp_path, monkeypatch):
     gate, written = threading.Semaphore(0), []
     monkeypatch.setattr(
-        images, "write_png", lambda path, image: (gate.acquire(), written.append((path.name, int(image[0, 0, 0]))))
+        images,
+        "write_png",
+        lambda path, image: (gate.acquire(), written.append((path.name, int(image[0, 0, 0])))),
     )
     with images.png_writer(tmp_path, beside=True) as write:
         write(["0", "1"], torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1))
-        write(["2", "3"], torch.tensor([2, 3], dtype=torch.uint8).view(2, 1, 1, 1))  # does not wait for the first
+        write(
+            ["2", "3"], torch.tensor([2, 3], dtype=torch.uint8).view(2, 1, 1, 1)
+        )  # does not wait for the first
         assert written == []
-        third = threading.Thread(target=write, args=(["4", "5"], torch.tensor([4, 5], dtype=torch.uint8).view(2, 1, 1, 1)))
+        third = threading.Thread(
+            target=write, args=(["4", "5"], torch.tensor([4, 5], dtype=torch.uint8).view(2, 1, 1, 1))
+        )
         third.start()
         third.join(0.2)
         assert third.is_alive()  # it does: a batch is waiting
@@ -285,7 +345,18 @@ def test_a_full_disk_ends_the_run_in_a_sentence(run, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(images, "write_png", full)
-    command = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 9)
+    command = (
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        9,
+    )
     assert "No space left" in main(*command, "--timesteps", 2, code=1).stderr
 
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 from datasets import dataset_root, get_dataset
 
-CELEBA = dict(data__dataset="CELEBA", data__image_size=16, data__channels=3, model__in_channels=3, model__out_ch=3)
+CELEBA = dict(
+    data__dataset="CELEBA", data__image_size=16, data__channels=3, model__in_channels=3, model__out_ch=3
+)
 
 
 def face(picture: Image.Image, size: int) -> np.ndarray:
@@ -33,12 +35,16 @@ def test_both_splits_are_the_cropped_faces(tmp_path, monkeypatch, official, belo
     if official:  # torchvision, reading the same files, agrees on what they are
         for split, k in (("train", 0), ("test", 2)):
             theirs = torchvision.datasets.CelebA(root, split=split, target_type=[])
-            assert [np.array_equal(theirs[i][0], by_split[k][i]) for i in range(len(theirs))] == [True] * len(by_split[k])
+            assert [np.array_equal(theirs[i][0], by_split[k][i]) for i in range(len(theirs))] == [True] * len(
+                by_split[k]
+            )
 
 
 def test_the_folder_of_images_itself_may_be_named(tmp_path):
     by_split = write_celeba(tmp_path, official=False)
-    dataset = get_dataset(data_config("CELEBA", image_size=8, channels=3), tmp_path / "img_align_celeba", train=False)
+    dataset = get_dataset(
+        data_config("CELEBA", image_size=8, channels=3), tmp_path / "img_align_celeba", train=False
+    )
     assert np.array_equal(dataset[1].numpy(), face(by_split[2][1], 8))
 
 

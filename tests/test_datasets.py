@@ -62,9 +62,13 @@ def test_cifar10(tmp_path, monkeypatch):
 
 def test_cifar10_trains_through_the_command_line(tmp_path, monkeypatch):
     write_cifar10(tmp_path / "datasets" / "cifar10", monkeypatch)
-    changes = dict(data__dataset="CIFAR10", data__image_size=32, data__channels=3, model__in_channels=3, model__out_ch=3)
+    changes = dict(
+        data__dataset="CIFAR10", data__image_size=32, data__channels=3, model__in_channels=3, model__out_ch=3
+    )
     config = small_config(tmp_path / "c.yml", training__batch_size=8, **changes)
-    assert "training on 20 images of CIFAR10" in main("--config", config, "--exp", tmp_path, "--doc", "d").stderr
+    assert (
+        "training on 20 images of CIFAR10" in main("--config", config, "--exp", tmp_path, "--doc", "d").stderr
+    )
 
 
 def test_cifar10_unpacks_its_archive(tmp_path, monkeypatch):
@@ -76,7 +80,9 @@ def test_cifar10_unpacks_its_archive(tmp_path, monkeypatch):
         archive.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
     digest = hashlib.md5((root / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", digest)
-    assert np.array_equal(get_dataset(data_config("CIFAR10"), root, train=False).numpy(), images["test_batch"])
+    assert np.array_equal(
+        get_dataset(data_config("CIFAR10"), root, train=False).numpy(), images["test_batch"]
+    )
 
 
 def test_cifar10s_second_copy_of_upstream_serves_the_test_split(tmp_path, monkeypatch):
@@ -92,7 +98,9 @@ def write_fashion(root, packed):
     images = {}
     for k, (name, n) in enumerate([("train", 6), ("t10k", 3)]):
         images[name] = random_images(n, 28, 28, seed=k)
-        content = b"\x00\x00\x08\x03" + b"".join(d.to_bytes(4, "big") for d in (n, 28, 28)) + images[name].tobytes()
+        content = (
+            b"\x00\x00\x08\x03" + b"".join(d.to_bytes(4, "big") for d in (n, 28, 28)) + images[name].tobytes()
+        )
         path = root / f"{name}-images-idx3-ubyte{'.gz' if packed else ''}"
         path.write_bytes(gzip.compress(content) if packed else content)
     return images
@@ -109,7 +117,9 @@ def test_fashion_mnist(tmp_path, packed, below):
 REAL_FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 
 
-@pytest.mark.skipif(not REAL_FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(
+    not REAL_FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
+)
 def test_real_fashion_mnist_trains(tmp_path):
     """fashion_mnist.yml with a small network, through main.py: the loss falls to under a third of its start."""
     tree = yaml.safe_load((ROOT / "configs" / "fashion_mnist.yml").read_text())
@@ -117,7 +127,9 @@ def test_real_fashion_mnist_trains(tmp_path):
     tree["training"] |= {"batch_size": 16, "n_iters": 200, "validation_freq": 1000}
     tree["optim"]["lr"] = 0.001
     (tmp_path / "c.yml").write_text(yaml.safe_dump(tree))
-    process = main("--config", tmp_path / "c.yml", "--exp", tmp_path, "--doc", "d", "--data", REAL_FASHION, fresh=True)
+    process = main(
+        "--config", tmp_path / "c.yml", "--exp", tmp_path, "--doc", "d", "--data", REAL_FASHION, fresh=True
+    )
     assert "training on 60000 images of FASHION_MNIST" in process.stderr
     lines = (tmp_path / "logs" / "d" / "stdout.txt").read_text()
     losses = [float(loss) for loss in re.findall(r"step: \d+, loss: ([\d.]+)", lines)]
@@ -131,7 +143,11 @@ def test_damaged_fashion_mnist_is_named(tmp_path):
     config = small_config(tmp_path / "c.yml", data__dataset="FASHION_MNIST", data__image_size=32)
     command = ("--config", config, "--exp", tmp_path / "exp", "--doc", "d", "--data", tmp_path / "data")
     whole = path.read_bytes()
-    for damaged in (whole[:-20], whole[:40] + bytes(400) + whole[440:], gzip.compress(b"\0\0\x08\x01" + bytes(12))):
+    for damaged in (
+        whole[:-20],
+        whole[:40] + bytes(400) + whole[440:],
+        gzip.compress(b"\0\0\x08\x01" + bytes(12)),
+    ):
         path.write_bytes(damaged)
         refuses(*command, says=(str(path), "damaged"), tree=tmp_path)
 
@@ -145,7 +161,9 @@ def test_damaged_fashion_mnist_is_named(tmp_path):
     ],
 )
 def test_data_that_cannot_be_downloaded_leave_nothing_and_say_where_they_go(tmp_path, name, says):
-    offline = {key: "http://127.0.0.1:9" for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    offline = {
+        key: "http://127.0.0.1:9" for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+    }
     exp = tmp_path / "exp"
     says = (*says, f"{exp}/datasets/{name}")
     refuses("--config", f"{name}.yml", "--exp", exp, "--doc", "d", says=says, tree=tmp_path, env=offline)
@@ -157,7 +175,12 @@ def test_digits():
     assert (train.shape, test.shape) == ((1498, 1, 8, 8), (299, 1, 8, 8))
     real = {np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images}
     assert {image.numpy().tobytes() for image in (*train, *test)} == real
-    assert get_dataset(data_config("DIGITS", image_size=16, channels=3), None, train=True).shape == (1498, 3, 16, 16)
+    assert get_dataset(data_config("DIGITS", image_size=16, channels=3), None, train=True).shape == (
+        1498,
+        3,
+        16,
+        16,
+    )
 
 
 @pytest.fixture
@@ -185,7 +208,11 @@ def test_a_folder_of_every_kind_of_image(tree, channels):
     assert len(dataset) == len(expected)
     for image, (grey, rgb) in zip((dataset[i] for i in range(len(dataset))), expected, strict=True):
         assert image.shape == (channels, 8, 8) and image.dtype == torch.uint8
-        assert image.flatten(1).amax(1).tolist() == image.flatten(1).amin(1).tolist() == ([grey] if channels == 1 else list(rgb))
+        assert (
+            image.flatten(1).amax(1).tolist()
+            == image.flatten(1).amin(1).tolist()
+            == ([grey] if channels == 1 else list(rgb))
+        )
 
 
 def test_a_folders_images_are_resized_on_the_shorter_side_and_cropped_at_the_centre(tmp_path):
@@ -212,7 +239,9 @@ def test_a_folder_linked_into_itself_counts_once(tmp_path):
     Image.new("L", (8, 8), 2).save(tmp_path / "elsewhere" / "b.png")
     (tmp_path / "mine" / "sub" / "up").symlink_to(tmp_path / "mine")
     (tmp_path / "mine" / "linked").symlink_to(tmp_path / "elsewhere")
-    assert len(get_dataset(data_config("FOLDER", image_size=8, channels=1), tmp_path / "mine", train=True)) == 2
+    assert (
+        len(get_dataset(data_config("FOLDER", image_size=8, channels=1), tmp_path / "mine", train=True)) == 2
+    )
 
 
 def test_folders_train_and_test_are_the_splits(tmp_path):
@@ -221,7 +250,10 @@ def test_folders_train_and_test_are_the_splits(tmp_path):
         for i in range(n):
             Image.new("L", (8, 8), i).save(tmp_path / split / f"{i}.png")
     data = data_config("FOLDER", image_size=8, channels=1)
-    assert (len(get_dataset(data, tmp_path, train=True)), len(get_dataset(data, tmp_path, train=False))) == (3, 2)
+    assert (len(get_dataset(data, tmp_path, train=True)), len(get_dataset(data, tmp_path, train=False))) == (
+        3,
+        2,
+    )
     assert get_dataset(data, tmp_path / "train", train=False) is None
 
 
@@ -230,18 +262,25 @@ def test_a_folder_trains_through_workers_and_an_image_that_cannot_be_decoded_is_
     data.mkdir()
     for i in range(12):
         Image.fromarray(random_images(9, 11, 3, seed=i)).save(data / f"{i}.png")
-    changes = dict(data__dataset="FOLDER", data__channels=3, model__in_channels=3, model__out_ch=3, data__num_workers=2)
+    changes = dict(
+        data__dataset="FOLDER", data__channels=3, model__in_channels=3, model__out_ch=3, data__num_workers=2
+    )
     config = small_config(tmp_path / "c.yml", training__batch_size=5, **changes)
     command = ("--config", config, "--exp", tmp_path / "exp", "--data", data, "--doc")
     assert "no test split" in main(*command, "good").stderr
     one = small_config(tmp_path / "one.yml", training__batch_size=5, **(changes | dict(data__num_workers=0)))
     main("--config", one, "--exp", tmp_path / "exp", "--data", data, "--doc", "one")
-    a, b = (torch.load(tmp_path / "exp" / "logs" / doc / "ckpt.pth", weights_only=True)["model"] for doc in ("good", "one"))
+    a, b = (
+        torch.load(tmp_path / "exp" / "logs" / doc / "ckpt.pth", weights_only=True)["model"]
+        for doc in ("good", "one")
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)  # nothing random happens in workers
 
     broken = data / "5.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    refuses(*command, "good", "--ni", says=(f"the image {broken} cannot be decoded",), tree=tmp_path, fresh=True)
+    refuses(
+        *command, "good", "--ni", says=(f"the image {broken} cannot be decoded",), tree=tmp_path, fresh=True
+    )
 
 
 def test_an_image_that_breaks_during_a_run_is_named_by_the_worker_that_reads_it(tmp_path):
@@ -356,6 +395,8 @@ def test_half_of_the_images_are_flipped_whole():
 
 
 def test_a_ranks_draws_are_its_rows_of_the_whole_batchs():
-    whole, part = (BatchDraws(torch.Generator().manual_seed(5), 6, rows) for rows in (slice(0, 6), slice(2, 4)))
+    whole, part = (
+        BatchDraws(torch.Generator().manual_seed(5), 6, rows) for rows in (slice(0, 6), slice(2, 4))
+    )
     for draw in (lambda d: d.normal(1, 2, 2), lambda d: d.uniform(3), lambda d: d.timesteps(100)):
         assert torch.equal(draw(whole)[2:4], draw(part))

@@ -13,7 +13,9 @@ from PIL import Image
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, str]:
     exp = tmp_path_factory.mktemp("demo")
-    process = subprocess.run(["make", "demo", f"EXP={exp}"], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    process = subprocess.run(
+        ["make", "demo", f"EXP={exp}"], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     assert process.returncode == 0, process.stderr
     return exp / "image_samples", process.stdout
 
@@ -40,4 +42,6 @@ def test_the_shipped_networks_clothes_have_the_frame_and_the_greys_of_fashion_mn
     frame[2:-2, 2:-2] = False
     assert images[:, frame].mean() < 3
     assert 35 < images.mean() < 80
-    assert min(np.abs(a - b).mean() for i, a in enumerate(images) for b in images[:i]) > 5  # sixteen different ones
+    assert (
+        min(np.abs(a - b).mean() for i, a in enumerate(images) for b in images[:i]) > 5
+    )  # sixteen different ones

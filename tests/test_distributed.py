@@ -24,7 +24,16 @@ def free_port() -> int:
 
 
 def command_of_two(*arguments) -> list[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), MAIN]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        MAIN,
+    ]
     return [*command, *map(str, arguments)]
 
 
@@ -52,7 +61,8 @@ def test_two_processes_train_to_the_same_weights(tmp_path):
         one, two = weights(tmp_path, "one", kind), weights(tmp_path, "two", kind)
         assert (one - two).norm() / one.norm() < 1e-6
     losses = [
-        (tmp_path / "logs" / doc / "stdout.txt").read_text().split("validation_loss: ")[1].split()[0] for doc in ("one", "two")
+        (tmp_path / "logs" / doc / "stdout.txt").read_text().split("validation_loss: ")[1].split()[0]
+        for doc in ("one", "two")
     ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
 
@@ -69,7 +79,9 @@ def test_two_processes_train_alike_with_adam_too_each_in_parts(tmp_path):
 
 def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on(tmp_path):
     changes = dict(optim__optimizer="SGD", optim__lr=1e-5, optim__grad_clip=None, model__dropout=0.0)
-    changes |= dict(training__batch_size=64, training__n_iters=15, training__snapshot_freq=5, training__validation_freq=99)
+    changes |= dict(
+        training__batch_size=64, training__n_iters=15, training__snapshot_freq=5, training__validation_freq=99
+    )
     config = small_config(tmp_path / "c.yml", **changes)
     command = command_of_two("--config", config, "--exp", tmp_path, "--doc", "dies")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -93,11 +105,26 @@ def wait_for(path, process):
 
 def process_of_rank(rank, parent) -> int:
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return next(int(pid) for pid in children if f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{pid}/environ").read_text())
+    return next(
+        int(pid) for pid in children if f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{pid}/environ").read_text()
+    )
 
 
 def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
-    command = ("--config", run.config, "--ckpt", run.ckpt, "--sample", "--fid", "--timesteps", 5, "--eta", 1, "--num_samples", 11)
+    command = (
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "--timesteps",
+        5,
+        "--eta",
+        1,
+        "--num_samples",
+        11,
+    )
     main(*command, "--exp", tmp_path / "one")
     torchrun(*command, "--exp", tmp_path / "two")
     one, two = (tmp_path / exp / "image_samples" / "images" for exp in ("one", "two"))
@@ -111,7 +138,18 @@ def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
 
 
 def test_a_plan_is_printed_once(run, tmp_path):
-    command = ("--config", run.config, "--ckpt", run.ckpt, "--sample", "--fid", "--timesteps", 5, "--num_samples", 11)
+    command = (
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "--timesteps",
+        5,
+        "--num_samples",
+        11,
+    )
     process = torchrun(*command, "--exp", tmp_path, "--plan")
     assert process.stdout.count("a plan: nothing is made") == 1 and not list(tmp_path.iterdir())
 

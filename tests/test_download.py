@@ -57,7 +57,9 @@ class Server:
         self.http.server_close()
 
 
-def body(content: bytes, *, sent: int | None = None, pieces: int = 1, pause: float = 0, stall: float = 0, **headers):
+def body(
+    content: bytes, *, sent: int | None = None, pieces: int = 1, pause: float = 0, stall: float = 0, **headers
+):
     """A 200 with `content`, of which only `sent` bytes follow, in pieces with pauses; `stall` seconds before it ends."""
 
     def answer(request):
@@ -112,7 +114,9 @@ def published(server, small, tmp_path, monkeypatch):
     """ema_cifar10 served by the loopback server at /w, hashed as the small weights are; no waiting between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(pooch.core.time, "sleep", lambda _: None)
-    weights = replace(pretrained.PUBLISHED["ema_cifar10"], url=f"{server.url}/w", md5=md5(small[1]).hexdigest())
+    weights = replace(
+        pretrained.PUBLISHED["ema_cifar10"], url=f"{server.url}/w", md5=md5(small[1]).hexdigest()
+    )
     monkeypatch.setitem(pretrained.PUBLISHED, "ema_cifar10", weights)
     return weights
 
@@ -180,25 +184,48 @@ def test_what_never_arrives_is_told_in_a_sentence(server, published, small, tmp_
 def test_without_a_network_it_says_what_to_fetch_by_hand(tmp_path, monkeypatch):
     """With the real address and a proxy that is not there."""
     monkeypatch.setattr(pooch.core.time, "sleep", lambda _: None)
-    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    env = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
     command = ("--config", "cifar10.yml", "--exp", tmp_path, "--use_pretrained", "--sample", "--fid")
     place = f"{tmp_path}/cache/diffusion_models_converted/ema_diffusion_cifar10_model/model-790000.ckpt"
-    said = ("ProxyError", "heibox.uni-heidelberg.de/f/2e4f01e2d9ee49bab1d5", "1fa350b952534ae442b1d5235cce5cd3", place)
+    said = (
+        "ProxyError",
+        "heibox.uni-heidelberg.de/f/2e4f01e2d9ee49bab1d5",
+        "1fa350b952534ae442b1d5235cce5cd3",
+        place,
+    )
     refuses(*command, says=said, env=env, tree=tmp_path / "image_samples")
 
 
 def test_a_proxy_is_used(server, published, small, monkeypatch):
-    monkeypatch.setitem(pretrained.PUBLISHED, "ema_cifar10", replace(published, url="http://weights.invalid/w"))
+    monkeypatch.setitem(
+        pretrained.PUBLISHED, "ema_cifar10", replace(published, url="http://weights.invalid/w")
+    )
     monkeypatch.setenv("http_proxy", server.url)
     server.answers["http://weights.invalid/w"] = [body(small[1])]
     assert pretrained.locate("ema_cifar10").read_bytes() == small[1]
 
 
-def test_a_corrupt_file_of_the_cache_is_moved_aside_and_fetched_again(server, published, small, tmp_path, caplog):
+def test_a_corrupt_file_of_the_cache_is_moved_aside_and_fetched_again(
+    server, published, small, tmp_path, caplog
+):
     server.answers["/w"] = [body(small[1])]
     published.path.parent.mkdir(parents=True)
     published.path.write_bytes(small[1][:-1])
-    command = ("--config", small[0], "--exp", tmp_path, "--use_pretrained", "--sample", "--fid", "--num_samples", 1)
+    command = (
+        "--config",
+        small[0],
+        "--exp",
+        tmp_path,
+        "--use_pretrained",
+        "--sample",
+        "--fid",
+        "--num_samples",
+        1,
+    )
     said = main(*command, "--timesteps", 2).stderr
     aside = published.path.with_name("model-790000.ckpt.1")
     assert f"does not have the published md5 and was moved to {aside}" in said and "(bare)" in said
@@ -223,7 +250,9 @@ def test_a_disk_that_fails_is_no_mistake_of_the_users(server, published, small, 
 
 
 def upstreams_list(small) -> list:
-    weights = {f"module.{name}": value for name, value in build_unet(load_config(str(small[0]))).state_dict().items()}
+    weights = {
+        f"module.{name}": value for name, value in build_unet(load_config(str(small[0]))).state_dict().items()
+    }
     return [weights, {}, 0, 0, {name.removeprefix("module."): value for name, value in weights.items()}]
 
 
@@ -239,7 +268,9 @@ def test_celeba_comes_without_a_hash_and_must_load(server, celeba, small, tmp_pa
     ]
     said = main("--inspect", "celeba").stderr
     assert "is not verified, for no hash was published" in said and server.gets("/drive") == 4
-    assert celeba.path.read_bytes() == whole and [file.name for file in celeba.path.parent.iterdir()] == ["ckpt.pth"]
+    assert celeba.path.read_bytes() == whole and [file.name for file in celeba.path.parent.iterdir()] == [
+        "ckpt.pth"
+    ]
     assert "not verified" in main("--inspect", "celeba").stderr and server.gets("/drive") == 4
     celeba.path.write_bytes(whole[:-100])
     assert "is damaged and was moved to" in main("--inspect", "celeba").stderr
@@ -269,11 +300,22 @@ def test_two_processes_download_once(server, small, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     server.answers["/w"] = [body(small[1], pieces=10, pause=0.02)]
     (tmp_path / "driver.py").write_text(DRIVER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
     driver = [str(tmp_path / "driver.py"), str(ROOT), f"{server.url}/w", md5(small[1]).hexdigest()]
     command = ["--config", str(small[0]), "--exp", str(tmp_path), "--use_pretrained", "--sample", "--fid"]
     process = subprocess.run(
-        [*launch, *driver, *command, "--num_samples", "8", "--timesteps", "2"], capture_output=True, text=True, timeout=300
+        [*launch, *driver, *command, "--num_samples", "8", "--timesteps", "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr
     assert server.gets("/w") == 1
@@ -297,11 +339,20 @@ def serve_repository(server, folder):
         answer = body(content, ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
         server.answers[f"/{REPOSITORY}/resolve/{COMMIT}/{name}"] = [answer]
     siblings = [{"rfilename": entry["path"]} for entry in entries]
-    info = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+    info = {
+        "id": REPOSITORY,
+        "modelId": REPOSITORY,
+        "sha": COMMIT,
+        "siblings": siblings,
+        "tags": [],
+        "private": False,
+    }
     as_json = dict(Content_Type="application/json")
     server.answers[f"/api/models/{REPOSITORY}"] = [body(json.dumps(info).encode(), **as_json)]
     server.answers[f"/api/models/{REPOSITORY}/revision/main"] = [body(json.dumps(info).encode(), **as_json)]
-    server.answers[f"/api/models/{REPOSITORY}/tree/{COMMIT}"] = [body(json.dumps(entries).encode(), **as_json)]
+    server.answers[f"/api/models/{REPOSITORY}/tree/{COMMIT}"] = [
+        body(json.dumps(entries).encode(), **as_json)
+    ]
 
 
 def hub_weights(folder):
@@ -316,7 +367,11 @@ def test_a_repository_of_the_hub_is_read_and_kept(server, tmp_path):
     env = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     sample = ("--sample", "--fid", "--num_samples", 2, "--timesteps", 2, "--exp", tmp_path)
     main("--ckpt", f"hf://{REPOSITORY}", *sample, fresh=True, env=env)
-    fetched = {path.rpartition(f"{COMMIT}/")[2] for method, path in server.requests if method == "GET" and "resolve" in path}
+    fetched = {
+        path.rpartition(f"{COMMIT}/")[2]
+        for method, path in server.requests
+        if method == "GET" and "resolve" in path
+    }
     weights = f"unet/{diffusers.SAFETENSORS}"
     assert fetched == {"model_index.json", "unet/config.json", "scheduler/scheduler_config.json", weights}
     assert server.gets(f"/{REPOSITORY}/resolve/{COMMIT}/{weights}") == 1
@@ -358,8 +413,22 @@ def test_a_corrupt_file_of_the_hubs_cache_is_fetched_again(hub, tmp_path):
 
 def test_a_repository_that_is_not_there(hub, tmp_path):
     sample = ("--sample", "--fid", "--exp", tmp_path)
-    refuses("--ckpt", f"hf://{REPOSITORY}", *sample, says=[f"hf://{REPOSITORY} could not be downloaded"], tree=tmp_path)
-    refuses("--ckpt", "hf://ddpm", *sample, says=["hf://ddpm names no repository", "hf://google/"], tree=tmp_path)
+    refuses(
+        "--ckpt",
+        f"hf://{REPOSITORY}",
+        *sample,
+        says=[f"hf://{REPOSITORY} could not be downloaded"],
+        tree=tmp_path,
+    )
+    refuses(
+        "--ckpt", "hf://ddpm", *sample, says=["hf://ddpm names no repository", "hf://google/"], tree=tmp_path
+    )
     hub.stop()
-    refuses("--ckpt", f"hf://{REPOSITORY}", *sample, says=["could not be downloaded", "a local copy"], tree=tmp_path)
+    refuses(
+        "--ckpt",
+        f"hf://{REPOSITORY}",
+        *sample,
+        says=["could not be downloaded", "a local copy"],
+        tree=tmp_path,
+    )
     assert not [name for name in files_below(tmp_path) if name.endswith(".json")]

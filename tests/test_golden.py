@@ -66,7 +66,8 @@ def test_timesteps_are_upstreams_to_the_bit():
 
 
 @pytest.mark.parametrize(
-    "name, config", [("cifar10", "cifar10"), ("celeba", "celeba"), ("bedroom", "bedroom"), ("bedroom", "church")]
+    "name, config",
+    [("cifar10", "cifar10"), ("celeba", "celeba"), ("bedroom", "bedroom"), ("bedroom", "church")],
 )
 def test_parameters_have_upstreams_names_shapes_and_order(name, config):
     golden = json.loads((GOLDEN / f"state_dict_{name}.json").read_text())
@@ -139,8 +140,13 @@ def test_an_optimisation_step_is_upstreams():
         assert loss.item() == pytest.approx(golden["loss"][k], rel=1e-4)
         assert grad_norm.item() == pytest.approx(golden["grad_norm"][k], rel=1e-4)
     params, names = dict(model.named_parameters()), [str(name) for name in golden["names"]]
-    assert distance([(params[n].double() - start[n]).norm().item() for n in names], golden["param_moved"]) < 1e-4
-    assert distance([(ema.shadow[n].double() - start[n]).norm().item() for n in names], golden["ema_moved"]) < 1e-4
+    assert (
+        distance([(params[n].double() - start[n]).norm().item() for n in names], golden["param_moved"]) < 1e-4
+    )
+    assert (
+        distance([(ema.shadow[n].double() - start[n]).norm().item() for n in names], golden["ema_moved"])
+        < 1e-4
+    )
 
 
 def test_the_average_is_swapped_in_and_out():

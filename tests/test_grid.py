@@ -71,8 +71,34 @@ def table(run, extractor, tmp_path_factory):
     """Twelve cells, of which only the numbers are kept."""
     exp = tmp_path_factory.mktemp("grid")
     config = small_config(exp / "c.yml")
-    command = ["--config", config, "--exp", exp, "--ckpt", run.ckpt, "--sample", "--fid", "-i", "g", "--num_samples", 20]
-    command += ["--timesteps", 3, 5, "--eta", 0, 1, "--sample_type", "generalized", "ddpm_noisy", "--seed", 1, 2]
+    command = [
+        "--config",
+        config,
+        "--exp",
+        exp,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "-i",
+        "g",
+        "--num_samples",
+        20,
+    ]
+    command += [
+        "--timesteps",
+        3,
+        5,
+        "--eta",
+        0,
+        1,
+        "--sample_type",
+        "generalized",
+        "ddpm_noisy",
+        "--seed",
+        1,
+        2,
+    ]
     command += ["--metrics", "fid", "pr", "--features", extractor, "--keep_images", "no"]
     return exp / "image_samples" / "g", command, main(*command, fresh=True)
 
@@ -84,11 +110,17 @@ def test_a_grid_writes_its_tables_and_keeps_only_numbers(table):
     content = json.loads((folder / "table.json").read_text())
     cells = {cell["folder"]: cell for cell in content["cells"]}
     values = [cells[f"g/S3_eta1_seed{seed}"]["numbers"]["fid"] for seed in (1, 2)]
-    stored = json.loads((folder / "S3_eta1_seed2.metrics.json").read_text())["measurements"][0]["metrics"]["fid"]["value"]
+    stored = json.loads((folder / "S3_eta1_seed2.metrics.json").read_text())["measurements"][0]["metrics"][
+        "fid"
+    ]["value"]
     assert values[1] == stored and values[0] != values[1]
     entry = next(e for e in content["over_seeds"]["fid"] if (e["sampler"], e["timesteps"]) == ("η = 1", 3))
     mean, spread = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
-    assert (entry["mean"], entry["spread"], entry["seeds"]) == (pytest.approx(mean), pytest.approx(spread), [1, 2])
+    assert (entry["mean"], entry["spread"], entry["seeds"]) == (
+        pytest.approx(mean),
+        pytest.approx(spread),
+        [1, 2],
+    )
     text = (folder / "table.md").read_text()
     assert f"| η = 1 | {mean:.4g} ± {spread:.2g} |" in text and text in process.stdout
     assert "| σ̂ (ddpm_noisy) |" in text and "## precision" in text and "N is not 50,000" in text
@@ -103,28 +135,53 @@ def test_a_grid_continues_cell_by_cell(table):
     (folder / "S5_eta0_seed1.metrics.json").unlink()
     process = main(*command)
     assert process.stderr.count("measured already") == 11 and process.stderr.count("to make") == 1
-    assert json.loads((folder / "S5_eta0_seed1.metrics.json").read_text())["measurements"][0]["metrics"] == before
+    assert (
+        json.loads((folder / "S5_eta0_seed1.metrics.json").read_text())["measurements"][0]["metrics"]
+        == before
+    )
     process = main(*[7 if argument == 3 else argument for argument in command])
     assert process.stderr.count("measured already") == 6
     only_fid = [argument for argument in command if argument != "pr"]
-    main(*[9 if argument == 3 else argument for argument in only_fid])  # old cells have more numbers than new ones
+    main(
+        *[9 if argument == 3 else argument for argument in only_fid]
+    )  # old cells have more numbers than new ones
     assert "## precision" not in (folder / "table.md").read_text()
 
 
 def test_numbers_without_images_are_not_replaced_by_another_runs(table):
     folder, command, _ = table
-    refuses(*command, "--precision", "bf16", says=["precision is float32 there and bfloat16 here", "-i"], tree=folder)
+    refuses(
+        *command,
+        "--precision",
+        "bf16",
+        says=["precision is float32 there and bfloat16 here", "-i"],
+        tree=folder,
+    )
 
 
 def test_a_cell_has_the_images_of_a_single_run_and_the_network_is_built_once(run, tmp_path, monkeypatch):
     built = []
     monkeypatch.setattr("runners.diffusion.build_unet", lambda config: built.append(1) or build_unet(config))
-    command = ["--config", run.config, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 3, "--timesteps", 4]
+    command = [
+        "--config",
+        run.config,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        3,
+        "--timesteps",
+        4,
+    ]
     checkpoints = ["--ckpt", run.exp / "logs" / "d" / "ckpt_*.pth"]
     process = main(*command, *checkpoints, "-i", "g")
     assert len(built) == 1 and process.stderr.count("weights: ") == 3
     main(*command, "--ckpt", run.exp / "logs" / "d" / "ckpt_2.pth", "-i", "single")
-    single, cell = tmp_path / "image_samples" / "single", tmp_path / "image_samples" / "g" / "ckpt_2_S4_eta0_seed1234"
+    single, cell = (
+        tmp_path / "image_samples" / "single",
+        tmp_path / "image_samples" / "g" / "ckpt_2_S4_eta0_seed1234",
+    )
     other = tmp_path / "image_samples" / "g" / "ckpt_1_S4_eta0_seed1234"
     for i in range(3):
         assert (cell / f"{i}.png").read_bytes() == (single / f"{i}.png").read_bytes()
@@ -139,7 +196,9 @@ def test_a_cell_has_the_images_of_a_single_run_and_the_network_is_built_once(run
         assert np.array_equal(sheet[52:100, 50 * i + 2 : 50 * i + 50], enlarged)
 
 
-def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value(tmp_path, extractor, monkeypatch):
+def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value(
+    tmp_path, extractor, monkeypatch
+):
     """Two checkpoints of a network that is told to be CIFAR10's at S = 10."""
     config = small_config(tmp_path / "c.yml", data__dataset="FOLDER", training__n_iters=1)
     (tmp_path / "pictures").mkdir()
@@ -147,12 +206,39 @@ def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value
         Image.effect_noise((8, 8), 80).save(tmp_path / "pictures" / f"{i}.png")
     for seed in (0, 1):
         torch.manual_seed(seed)
-        torch.save(Diffusion(load_config(str(config)), torch.device("cpu")).model.state_dict(), tmp_path / f"w{seed}.pth")
+        torch.save(
+            Diffusion(load_config(str(config)), torch.device("cpu")).model.state_dict(),
+            tmp_path / f"w{seed}.pth",
+        )
     monkeypatch.setattr("runners.evaluation.published.published_fid", lambda config, options: 0.5)
-    command = ["--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "w?.pth", "--sample", "--fid", "--num_samples", 6]
-    main(*command, "--timesteps", 10, "--metrics", "fid", "--features", extractor, "--data", tmp_path / "pictures")
+    command = [
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "w?.pth",
+        "--sample",
+        "--fid",
+        "--num_samples",
+        6,
+    ]
+    main(
+        *command,
+        "--timesteps",
+        10,
+        "--metrics",
+        "fid",
+        "--features",
+        extractor,
+        "--data",
+        tmp_path / "pictures",
+    )
     text = (tmp_path / "image_samples" / "images" / "table.md").read_text()
-    values = [float(value) for value in re.findall(r"^\| w\d, η = 0 \| ([\d.]+) \(paper 0.5, ×[\d.]+\) \|$", text, re.MULTILINE)]
+    values = [
+        float(value)
+        for value in re.findall(r"^\| w\d, η = 0 \| ([\d.]+) \(paper 0.5, ×[\d.]+\) \|$", text, re.MULTILINE)
+    ]
     assert len(values) == 2 and f"Lowest: w{values.index(min(values))}, η = 0, S = 10" in text
     assert f"(paper 0.5, ×{values[0] / 0.5:.2f}"[:-1] in text
 

@@ -32,7 +32,9 @@ def config(tmp_path_factory):
 
 def small(path, **changes):
     """A chain of 20 timesteps, so that each test takes a moment."""
-    return small_config(path, **(dict(diffusion__num_diffusion_timesteps=T, diffusion__beta_end=0.3) | changes))
+    return small_config(
+        path, **(dict(diffusion__num_diffusion_timesteps=T, diffusion__beta_end=0.3) | changes)
+    )
 
 
 def evaluate(run, config, exp, *arguments):
@@ -53,7 +55,9 @@ def oracle(run, config, split, n, seed, low):
     of_split = [i for i in range(1797) if (i % 6 == 5) == (split == "test")]
     chosen = sorted(np.random.default_rng([seed, 0, Stream.CHOICE]).permutation(len(of_split))[:n])
     noise = [np.random.default_rng([seed, i, Stream.LIKELIHOOD]) for i in chosen]
-    levels = torch.from_numpy(np.round(load_digits().images[[of_split[i] for i in chosen]] * (255 / 16)))[:, None]
+    levels = torch.from_numpy(np.round(load_digits().images[[of_split[i] for i in chosen]] * (255 / 16)))[
+        :, None
+    ]
     x0 = levels / 255 if low == 0 else levels / 127.5 - 1
     half = (1 - low) / 510
 
@@ -62,26 +66,39 @@ def oracle(run, config, split, n, seed, low):
     for t in range(1, T + 1):
         alpha.append(alpha[-1] * (1 - beta[t]))
     tilde = [(1 - alpha[t - 1]) / (1 - alpha[t]) * beta[t] if t else float("nan") for t in range(T + 1)]
-    prior = kl_divergence(Normal(alpha[T] ** 0.5 * x0, (1 - alpha[T]) ** 0.5), Normal(0.0, torch.ones_like(x0)))
+    prior = kl_divergence(
+        Normal(alpha[T] ** 0.5 * x0, (1 - alpha[T]) ** 0.5), Normal(0.0, torch.ones_like(x0))
+    )
     terms, eps_mse, x0_mse = [], [], []
     for t in range(1, T + 1):
-        eps = torch.from_numpy(np.stack([g.standard_normal((1, 8, 8), dtype=np.float32) for g in noise])).double()
+        eps = torch.from_numpy(
+            np.stack([g.standard_normal((1, 8, 8), dtype=np.float32) for g in noise])
+        ).double()
         x = alpha[t] ** 0.5 * x0 + (1 - alpha[t]) ** 0.5 * eps
         with torch.no_grad():
             predicted = network(x, torch.full((n,), t - 1))
         x0_predicted = ((x - (1 - alpha[t]) ** 0.5 * predicted) / alpha[t] ** 0.5).clip(low, 1)
 
         def mean(start, t=t, x=x):
-            return (alpha[t - 1] ** 0.5 * beta[t] * start + (1 - beta[t]) ** 0.5 * (1 - alpha[t - 1]) * x) / (1 - alpha[t])
+            return (alpha[t - 1] ** 0.5 * beta[t] * start + (1 - beta[t]) ** 0.5 * (1 - alpha[t - 1]) * x) / (
+                1 - alpha[t]
+            )
 
         variance = tilde[2] if t == 1 else beta[t] if settings.model.var_type == "fixedlarge" else tilde[t]
         if t > 1:
-            terms.append(kl_divergence(Normal(mean(x0), tilde[t] ** 0.5), Normal(mean(x0_predicted), variance**0.5)))
+            terms.append(
+                kl_divergence(Normal(mean(x0), tilde[t] ** 0.5), Normal(mean(x0_predicted), variance**0.5))
+            )
         else:
             distance = (x0 - mean(x0_predicted)).abs().numpy()
-            inner, outer = norm.sf(distance - half, scale=variance**0.5), norm.sf(distance + half, scale=variance**0.5)
+            inner, outer = (
+                norm.sf(distance - half, scale=variance**0.5),
+                norm.sf(distance + half, scale=variance**0.5),
+            )
             at_edge = ((levels == 0) | (levels == 255)).numpy()
-            mass = np.where(at_edge, inner, inner - outer)  # x0_predicted is clipped, so an outermost bin is beyond it
+            mass = np.where(
+                at_edge, inner, inner - outer
+            )  # x0_predicted is clipped, so an outermost bin is beyond it
             terms.append(torch.from_numpy(-np.log(mass)))
         eps_mse.append((eps - predicted).square().mean().item())
         x0_mse.append(((x0 - x0_predicted) * (255 if low == 0 else 127.5)).square().mean().item())
@@ -90,7 +107,8 @@ def oracle(run, config, split, n, seed, low):
 
 
 @pytest.mark.parametrize(
-    "split, n, var_type, low", [("test", 3, "fixedlarge", -1), ("train", 4, "fixedsmall", -1), ("test", 7, "fixedsmall", 0)]
+    "split, n, var_type, low",
+    [("test", 3, "fixedlarge", -1), ("train", 4, "fixedsmall", -1), ("test", 7, "fixedsmall", 0)],
 )
 def test_every_number_is_that_of_the_papers_formulas(run, tmp_path, split, n, var_type, low):
     """The config dequantizes in training: not here. The images are the first n of the seed's permutation of the split."""
@@ -107,14 +125,23 @@ def test_every_number_is_that_of_the_papers_formulas(run, tmp_path, split, n, va
         [prior.mean() + sum(np.mean(term) for term in terms[t + 1 :]) for t in range(T)], **exactly
     )
     steps = sum(terms[1:])
-    parts = {"bits_per_dim": prior + steps + terms[0], "L_T": prior, "sum_L_t": steps, "L_0": terms[0], "rate": prior + steps}
+    parts = {
+        "bits_per_dim": prior + steps + terms[0],
+        "L_T": prior,
+        "sum_L_t": steps,
+        "L_0": terms[0],
+        "rate": prior + steps,
+    }
     for key, values in parts.items():
         assert got[key]["mean"] == pytest.approx(values.mean(), **exactly)
         assert got[key]["standard_error"] == pytest.approx(values.std(ddof=1) / n**0.5, **exactly)
     assert got["distortion"] == {"bits_per_dim": got["L_0"], "rmse": by_t["rmse"][0]}
     total, error = got["bits_per_dim"].values()
     assert re.search(rf"^bits/dim .* {total:.4f} +{error:.4f} +{n}$", printed, re.MULTILINE)
-    assert f"{n} of {299 if split == 'test' else 1498} {split} images, seed 5, ema weights of {run.ckpt}" in printed
+    assert (
+        f"{n} of {299 if split == 'test' else 1498} {split} images, seed 5, ema weights of {run.ckpt}"
+        in printed
+    )
 
 
 def gaussian_predictor(gaussians, m, s):
@@ -156,7 +183,9 @@ def test_gaussian_data_and_model_have_a_closed_form(low, m, s, var_type):
     shift = a_prev * (betas / (1 - a)) ** 2 * x0_error
     kl = (np.log(variance[1:] / tilde[1:]) + (tilde + shift)[1:] / variance[1:] - 1) / np.log(4)
     assert [term.bits.mean().item() for term in terms[1:]] == pytest.approx(kl, rel=1e-5)
-    assert [term.x0_mse.mean().item() for term in terms] == pytest.approx(x0_error * (255 / (1 - low)) ** 2, rel=1e-5)
+    assert [term.x0_mse.mean().item() for term in terms] == pytest.approx(
+        x0_error * (255 / (1 - low)) ** 2, rel=1e-5
+    )
     assert [term.eps_mse.mean().item() for term in terms] == pytest.approx(a / (1 - a) * x0_error, rel=1e-5)
     prior = (a[-1] * np.mean(x0**2) - a[-1] - np.log(1 - a[-1])) / np.log(4)
     assert prior_bits(levels, gaussians, low).mean().item() == pytest.approx(prior, rel=1e-9)
@@ -200,8 +229,23 @@ def test_the_bins_hold_all_the_mass_and_far_tails_keep_their_digits(low):
 def test_the_batch_and_the_processes_change_nothing(run, config, tmp_path):
     """Five images over two processes in batches of two: 3 and 2 of them."""
     arguments = ("--num_samples", 5, "--batch_size")
-    results = [evaluate(run, config, tmp_path / exp, *arguments, batch_size)[0] for exp, batch_size in (("a", 5), ("b", 2))]
-    command = ("--config", config, "--exp", tmp_path / "c", "--ckpt", run.ckpt, "--test", "--num_samples", 5, "--batch_size", 2)
+    results = [
+        evaluate(run, config, tmp_path / exp, *arguments, batch_size)[0]
+        for exp, batch_size in (("a", 5), ("b", 2))
+    ]
+    command = (
+        "--config",
+        config,
+        "--exp",
+        tmp_path / "c",
+        "--ckpt",
+        run.ckpt,
+        "--test",
+        "--num_samples",
+        5,
+        "--batch_size",
+        2,
+    )
     assert torchrun(*command).stdout.count("bits/dim (an upper bound)") == 1
     (path,) = (tmp_path / "c").rglob("*.json")
     results.append(json.loads(path.read_text()))
@@ -236,7 +280,13 @@ def test_what_it_writes_and_never_replaces(run, config, tmp_path):
             assert [event.value for event in scalars] == pytest.approx(values, rel=1e-6)
 
     other = small(tmp_path / "other.yml", model__var_type="fixedsmall")
-    for change in (("--config", other), ("--weights", "raw"), ("--seed", 1), ("--num_samples", 3), ("--reference", "train")):
+    for change in (
+        ("--config", other),
+        ("--weights", "raw"),
+        ("--seed", 1),
+        ("--num_samples", 3),
+        ("--reference", "train"),
+    ):
         main(*command, *change)
     assert len(list((tmp_path / "logs" / "d").glob("test_*.json"))) == 6
     assert json.loads(path.read_text()) == again
@@ -283,12 +333,27 @@ def test_bayesian_weights_are_evaluated_like_the_others(run, config, tmp_path):
         ({}, ["--reference", "valid"], ["--reference is 'valid'", "test or train"]),
         (dict(data__rescaled=False, data__logit_transform=True), [], ["data.logit_transform", "bits/dim"]),
         (dict(diffusion__num_diffusion_timesteps=1), [], ["at least 2 timesteps", "has 1"]),
-        (dict(diffusion__num_diffusion_timesteps=2, diffusion__beta_schedule="jsd"), [], ["at least 2 timesteps", "has 1"]),
+        (
+            dict(diffusion__num_diffusion_timesteps=2, diffusion__beta_schedule="jsd"),
+            [],
+            ["at least 2 timesteps", "has 1"],
+        ),
     ],
 )
 def test_what_has_no_answer_is_refused(run, tmp_path, changes, arguments, says):
     config = small(tmp_path / "c.yml", **changes)
-    refuses("--config", config, "--exp", tmp_path, "--ckpt", run.ckpt, "--test", *arguments, says=says, tree=tmp_path)
+    refuses(
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        run.ckpt,
+        "--test",
+        *arguments,
+        says=says,
+        tree=tmp_path,
+    )
 
 
 def test_the_reference_is_for_test(tmp_path):
@@ -308,5 +373,15 @@ def test_the_reference_is_for_test(tmp_path):
 def test_broken_weights_give_no_number(run, config, tmp_path, value):
     ema = torch.load(run.ckpt, weights_only=True)["ema"]
     torch.save(ema | {"conv_out.bias": torch.full_like(ema["conv_out.bias"], value)}, tmp_path / "broken.pth")
-    command = ("--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "broken.pth", "--test", "--num_samples", 2)
+    command = (
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "broken.pth",
+        "--test",
+        "--num_samples",
+        2,
+    )
     refuses(*command, says=["not finite", "weights"], tree=tmp_path, code=1)

@@ -40,7 +40,9 @@ def write_lsun(root: Path, name: str = "bedroom_train_lmdb", n: int = 12) -> dic
     shapes = [(75, 64), (64, 64), (64, 101), (96, 64), (40, 33)]
     keys = [f"{i * 7919 % 1000:03d}".encode() * (1 + i % 3) + b"\0" * (i % 2) for i in range(n)]
     kinds = ["WEBP", "JPEG"]
-    entries = {key: encoded(photo(*shapes[i % 5], seed=i), kinds[i % 2], quality=75) for i, key in enumerate(keys)}
+    entries = {
+        key: encoded(photo(*shapes[i % 5], seed=i), kinds[i % 2], quality=75) for i, key in enumerate(keys)
+    }
     write_lmdb(root / name, entries)
     return entries
 
@@ -58,7 +60,9 @@ def test_lsun_is_resized_on_the_shorter_side_and_cropped_at_the_centre(tmp_path,
         assert np.array_equal(dataset[i].numpy(), pixels(upstreams(decoded(entries[key]).convert("RGB"))))
 
     # By hand, for one of 75 x 64: 37 x 32, of which the columns from round(2.5) on.
-    i, picture = next((i, p) for i, k in enumerate(sorted(entries)) if (p := decoded(entries[k])).size == (75, 64))
+    i, picture = next(
+        (i, p) for i, k in enumerate(sorted(entries)) if (p := decoded(entries[k])).size == (75, 64)
+    )
     resized = pixels(picture.convert("RGB").resize((37, 32), Image.Resampling.BILINEAR))
     assert np.array_equal(dataset[i].numpy(), resized[:, :, 2:34])
     assert files_below(root) == before  # the index lies in the cache
@@ -89,13 +93,18 @@ def test_without_its_validation_lmdb_lsun_trains_and_only_test_is_refused(tmp_pa
 def test_a_wrong_category_is_told_the_right_ones(tmp_path):
     config = small_config(tmp_path / "c.yml", **LSUN | dict(data__category="bedrooms"))
     command = ("--config", config, "--exp", tmp_path, "--doc", "d")
-    refuses(*command, says=("'bedrooms'", "bedroom", "church_outdoor", "cat", "tower"), tree=tmp_path, fresh=True)
+    refuses(
+        *command, says=("'bedrooms'", "bedroom", "church_outdoor", "cat", "tower"), tree=tmp_path, fresh=True
+    )
     config = small_config(tmp_path / "c.yml", **LSUN)
     refuses(*command, says=("bedroom_train_lmdb", str(tmp_path / "datasets" / "lsun")), tree=tmp_path)
 
 
 def test_the_index_holds_any_keys_and_is_made_once_for_an_lmdb(tmp_path, cache):
-    entries = {bytes(key): b"x" for key in (b"\0", b"\0\0", b"a", b"a\0", b"\xff" * 511, b"longer key", "ключ".encode())}
+    entries = {
+        bytes(key): b"x"
+        for key in (b"\0", b"\0\0", b"a", b"a\0", b"\xff" * 511, b"longer key", "ключ".encode())
+    }
     write_lmdb(tmp_path / "data", entries)
     keys = keys_of(tmp_path / "data")
     assert list(keys) == sorted(entries) and len(keys) == len(entries) and keys[1:3] == sorted(entries)[1:3]
@@ -224,17 +233,24 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_key(tmp_path):
     entries = write_lsun(tmp_path / "data")
     keys = sorted(entries)
     write_lmdb(tmp_path / "data" / "bedroom_train_lmdb", {keys[5]: entries[keys[5]][:60], keys[6]: b""})
-    dataset = get_dataset(data_config("LSUN", image_size=8, category="bedroom"), tmp_path / "data", train=True)
+    dataset = get_dataset(
+        data_config("LSUN", image_size=8, category="bedroom"), tmp_path / "data", train=True
+    )
     for i in (5, 6):
         with pytest.raises(ValueError, match="cannot be decoded") as error:
             dataset[i]
-        assert repr(keys[i])[2:-1].replace("\\x00", "\x00") in str(error.value) and "bedroom_train_lmdb" in str(error.value)
+        assert repr(keys[i])[2:-1].replace("\\x00", "\x00") in str(
+            error.value
+        ) and "bedroom_train_lmdb" in str(error.value)
 
     # In a run, by a worker.
     config = small_config(tmp_path / "c.yml", **LSUN | dict(data__num_workers=2))
     command = ("--config", config, "--exp", tmp_path / "exp", "--doc", "d", "--data", tmp_path / "data")
     last = main(*command, code=2, fresh=True).stderr.splitlines()[-1]
-    assert last.startswith("main.py: error: the image ") and f"of {tmp_path}/data/bedroom_train_lmdb cannot be decoded" in last
+    assert (
+        last.startswith("main.py: error: the image ")
+        and f"of {tmp_path}/data/bedroom_train_lmdb cannot be decoded" in last
+    )
 
 
 def test_ffhq_is_split_as_upstream_splits_it(tmp_path):
@@ -273,7 +289,9 @@ def test_one_lmdb_is_a_training_set_and_two_are_splits(tmp_path):
     data = data_config("LMDB", image_size=8)
     for train, split in ((True, "train"), (False, "test")):
         dataset = get_dataset(data, tmp_path / "data", train)
-        assert [np.array_equal(dataset[i].numpy(), pixels(p)) for i, p in enumerate(photos[split])] == [True] * len(photos[split])
+        assert [np.array_equal(dataset[i].numpy(), pixels(p)) for i, p in enumerate(photos[split])] == [
+            True
+        ] * len(photos[split])
     assert len(get_dataset(data, tmp_path / "data" / "train", train=True)) == 6
     assert get_dataset(data, tmp_path / "data" / "train", train=False) is None
     with pytest.raises(ValueError, match="it has 8"):

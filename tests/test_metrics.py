@@ -57,7 +57,9 @@ def assert_close(one: dict, other: dict, rel=1e-6):
 def measured(run, extractor, tmp_path_factory):
     """Thirty images measured while they were made, by every metric that an exported program allows."""
     exp = tmp_path_factory.mktemp("measured")
-    process = main(*command(run, exp, "--metrics", "fid", "kid", "pr", "nn", "--features", extractor), fresh=True)
+    process = main(
+        *command(run, exp, "--metrics", "fid", "kid", "pr", "nn", "--features", extractor), fresh=True
+    )
     return exp, process
 
 
@@ -83,7 +85,9 @@ def test_the_distance_is_the_closed_form_for_gaussians(rank):
     assert ours == pytest.approx(((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * middle), rel=1e-5)
     theirs = fid_statistics_to_metric({"mu": m1, "sigma": s1}, {"mu": m2, "sigma": s2}, False)[KEY_METRIC_FID]
     assert ours == pytest.approx(theirs, rel=1e-6)
-    assert ours == pytest.approx(((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real), rel=1e-4)
+    assert ours == pytest.approx(
+        ((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real), rel=1e-4
+    )
     assert frechet_distance(one, one, root(one.covariance)) == pytest.approx(0, abs=1e-5)
 
 
@@ -140,17 +144,36 @@ def test_the_scores_are_torch_fidelitys():
 
 def test_a_run_prints_a_table_and_stores_all_that_decides_it(measured, extractor):
     exp, process = measured
-    lines = [line for line in process.stdout.splitlines() if line.startswith(("fid", "kid", "precision", "recall", "nn"))]
+    lines = [
+        line
+        for line in process.stdout.splitlines()
+        if line.startswith(("fid", "kid", "precision", "recall", "nn"))
+    ]
     assert len(lines) == 6
-    assert all(words in lines[0] for words in ("±", " 30 ", "DIGITS train (1498 images)", "projection.pt2", "N is not 50,000"))
+    assert all(
+        words in lines[0]
+        for words in ("±", " 30 ", "DIGITS train (1498 images)", "projection.pt2", "N is not 50,000")
+    )
     assert "subsets of 30, where 1000 are usual" in process.stdout
     [content] = measurements(exp)
     assert content["num_samples"] == 30 and content["reference"]["num_images"] == 1498
     assert content["extractor"]["dim"] == 16 and len(content["extractor"]["hash"]) == 64
-    assert content["versions"]["torch"] == str(torch.__version__) and content["device"] == "cpu" and content["seconds"] > 0
+    assert (
+        content["versions"]["torch"] == str(torch.__version__)
+        and content["device"] == "cpu"
+        and content["seconds"] > 0
+    )
     manifest = json.loads((exp / "image_samples" / "f" / "manifest.json").read_text())
-    assert json.loads((exp / "image_samples" / "f.metrics.json").read_text())["decides"] == manifest["decides"]
-    assert {p.name for p in (exp / "image_samples").iterdir()} == {"f", "f.png", "f.lock", "f.metrics.json", "f.nn.png"}
+    assert (
+        json.loads((exp / "image_samples" / "f.metrics.json").read_text())["decides"] == manifest["decides"]
+    )
+    assert {p.name for p in (exp / "image_samples").iterdir()} == {
+        "f",
+        "f.png",
+        "f.lock",
+        "f.metrics.json",
+        "f.nn.png",
+    }
 
 
 def test_the_numbers_are_those_of_the_bytes_in_the_pngs(measured, extractor):
@@ -166,7 +189,9 @@ def test_the_numbers_are_those_of_the_bytes_in_the_pngs(measured, extractor):
     pictures = np.round(load_digits().images[np.arange(1797) % 6 != 5] * (255 / 16))
     reference = features(pictures)
     s1, s2 = np.cov(samples, rowvar=False), np.cov(reference, rowvar=False)
-    expected = ((samples.mean(0) - reference.mean(0)) ** 2).sum() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real)
+    expected = ((samples.mean(0) - reference.mean(0)) ** 2).sum() + np.trace(
+        s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real
+    )
     found = results(exp)
     assert found["fid"]["value"] == pytest.approx(expected, rel=1e-4)
 
@@ -183,7 +208,9 @@ def test_the_numbers_are_those_of_the_bytes_in_the_pngs(measured, extractor):
     assert found["nn"]["features"]["mirrored"][0] == (both[1].min() < both[0].min())
 
 
-def test_a_finished_folder_gives_the_streamed_numbers_and_so_does_a_partial_one(run, measured, extractor, tmp_path):
+def test_a_finished_folder_gives_the_streamed_numbers_and_so_does_a_partial_one(
+    run, measured, extractor, tmp_path
+):
     exp = tmp_path / "copy"
     shutil.copytree(measured[0], exp)
     metrics = ("--metrics", "fid", "kid", "pr", "nn", "--features", extractor)
@@ -192,7 +219,10 @@ def test_a_finished_folder_gives_the_streamed_numbers_and_so_does_a_partial_one(
         for i in gone:
             (exp / "image_samples" / "f" / f"{i}.png").unlink()
         process = main(*command(run, exp, *metrics))
-        assert f"{len(gone)} images to make" in process.stderr and "computing the statistics" not in process.stderr
+        assert (
+            f"{len(gone)} images to make" in process.stderr
+            and "computing the statistics" not in process.stderr
+        )
         assert_close(results(exp), results(measured[0]))
 
 
@@ -212,7 +242,13 @@ def test_numbers_alone_are_the_same_and_are_not_computed_twice(run, measured, ex
     assert {p.name for p in (tmp_path / "image_samples").iterdir()} == {"f.metrics.json", "f.lock"}
     assert_close(results(tmp_path)["fid"], results(measured[0])["fid"])
     assert "measured already" in main(*arguments).stderr
-    refuses(*arguments, "--seed", 7, says=["the numbers of other images: seed is 1234 there and 7 here"], tree=tmp_path)
+    refuses(
+        *arguments,
+        "--seed",
+        7,
+        says=["the numbers of other images: seed is 1234 there and 7 here"],
+        tree=tmp_path,
+    )
 
 
 def test_the_distance_of_the_reference_to_itself_is_0(run, measured, extractor, tmp_path):
@@ -220,17 +256,27 @@ def test_the_distance_of_the_reference_to_itself_is_0(run, measured, extractor, 
     exp = tmp_path / "copy"
     shutil.copytree(measured[0], exp)
     shutil.copytree(exp / "image_samples" / "f", tmp_path / "reference")
-    main(*command(run, exp, "--metrics", "fid", "nn", "--features", extractor, "--reference", tmp_path / "reference"))
+    main(
+        *command(
+            run, exp, "--metrics", "fid", "nn", "--features", extractor, "--reference", tmp_path / "reference"
+        )
+    )
     own = measurements(exp)[1]
     assert own["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
-    assert max(own["metrics"]["nn"]["pixels"]["distances"]) == 0 and own["metrics"]["nn"]["pixels"]["nearest"][1] == 1
+    assert (
+        max(own["metrics"]["nn"]["pixels"]["distances"]) == 0
+        and own["metrics"]["nn"]["pixels"]["nearest"][1] == 1
+    )
     [statistics] = set((exp / "fid_stats").glob("*.npz")) - set((measured[0] / "fid_stats").glob("*.npz")) - {
         exp / "fid_stats" / p.name for p in (measured[0] / "fid_stats").glob("*.npz")
     }  # fmt: skip
     main(*command(run, exp, "--metrics", "fid", "--features", extractor, "--reference", statistics))
     assert measurements(exp)[2]["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
     main(*command(run, exp, "--metrics", "fid", "--features", extractor, "--reference", "test"))
-    assert measurements(exp)[3]["reference"]["name"] == "DIGITS test (299 images)" and len(measurements(exp)) == 4
+    assert (
+        measurements(exp)[3]["reference"]["name"] == "DIGITS test (299 images)"
+        and len(measurements(exp)) == 4
+    )
 
 
 def test_neighbours_are_found_through_the_mirror_and_an_image_is_not_its_own(extractor, tmp_path):
@@ -247,7 +293,9 @@ def test_neighbours_are_found_through_the_mirror_and_an_image_is_not_its_own(ext
     distances = np.minimum(*(scipy.spatial.distance.cdist(x, pixels) for x in (pixels, mirrored)))
     np.fill_diagonal(distances, np.inf)
     examined = distances[np.linspace(0, 69, 64).astype(int)].min(axis=1)
-    assert found["pixels"]["typical"] == pytest.approx(np.sort(examined)[31], rel=1e-5)  # torch's median is the lower one
+    assert found["pixels"]["typical"] == pytest.approx(
+        np.sort(examined)[31], rel=1e-5
+    )  # torch's median is the lower one
     assert Image.open(tmp_path / "sheet.png").height > 3 * 48
 
 
@@ -258,9 +306,19 @@ def test_statistics_are_kept_for_their_images_and_their_extractor_alone(run, tmp
         for i in range(4):
             Image.new("L", (8, 8), shade + 10 * i).save(tmp_path / "pictures" / split / f"{i}.png")
     config = small_config(tmp_path / "c.yml", data__dataset="FOLDER")
-    other = export(tmp_path / "other.pt2", Constant(1.0), torch.zeros(4, 3, 8, 8, dtype=torch.uint8), any_n=True)
-    base = ["--config", config, *command(run, tmp_path, "--data", tmp_path / "pictures", "--metrics", "fid")[2:]]
-    for arguments in (["--features", extractor], ["--features", extractor, "--reference", "test"], ["--features", other]):
+    other = export(
+        tmp_path / "other.pt2", Constant(1.0), torch.zeros(4, 3, 8, 8, dtype=torch.uint8), any_n=True
+    )
+    base = [
+        "--config",
+        config,
+        *command(run, tmp_path, "--data", tmp_path / "pictures", "--metrics", "fid")[2:],
+    ]
+    for arguments in (
+        ["--features", extractor],
+        ["--features", extractor, "--reference", "test"],
+        ["--features", other],
+    ):
         assert "computing the statistics" in main(*base, *arguments).stderr
         assert "computing the statistics" not in main(*base, *arguments).stderr
     assert len({m["metrics"]["fid"]["value"] for m in measurements(tmp_path)}) == 3
@@ -305,14 +363,23 @@ def test_metrics_that_cannot_be_computed_are_refused(run, measured, extractor, t
         (["--features", extractor], ["--features goes with --metrics"]),
         (["--keep_images", "no"], ["--keep_images goes with --metrics"]),
     ]:
-        refuses(*command(run, exp, *arguments, folder="new"), says=says, tree=tmp_path, fresh=arguments[0] == "--reference")
+        refuses(
+            *command(run, exp, *arguments, folder="new"),
+            says=says,
+            tree=tmp_path,
+            fresh=arguments[0] == "--reference",
+        )
 
 
 def test_a_folder_with_an_image_of_another_size_is_refused(run, measured, extractor, tmp_path):
     exp = tmp_path / "copy"
     shutil.copytree(measured[0], exp)
     Image.new("L", (16, 16)).save(exp / "image_samples" / "f" / "7.png")
-    refuses(*command(run, exp, "--metrics", "fid", "--features", extractor), says=["7.png has 16 x 16", "8 x 8"], tree=exp)
+    refuses(
+        *command(run, exp, "--metrics", "fid", "--features", extractor),
+        says=["7.png has 16 x 16", "8 x 8"],
+        tree=exp,
+    )
 
 
 def test_fewer_images_than_asked_have_no_number(extractor, tmp_path):
@@ -352,7 +419,11 @@ def test_programs_that_do_not_serve_are_refused_and_nan_features_have_no_number(
 
 
 def test_without_a_network_the_file_and_its_address_are_named(run, tmp_path):
-    offline = {"TORCH_HOME": str(tmp_path / "hub"), "https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    offline = {
+        "TORCH_HOME": str(tmp_path / "hub"),
+        "https_proxy": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }
     arguments = command(run, tmp_path, "--metrics", "fid")
     says = [
         "could not be downloaded",
@@ -445,7 +516,9 @@ def test_a_program_is_loaded_by_its_own_suffix_only(run, tmp_path, extractor):
 def process(*command, **environment):
     """Another program's command line."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, env=environment).stdout
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=True, env=environment
+    ).stdout
 
 
 def test_torch_fidelity_and_pytorch_fid_agree(tmp_path, monkeypatch):
@@ -459,20 +532,47 @@ def test_torch_fidelity_and_pytorch_fid_agree(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     names = [tmp_path / "reference" / f"{i}.png" for i in range(5)]
     names[0].parent.mkdir()
-    shades = [np.kron(rng.integers(0, 256, (23, 23, 3)), np.ones((13, 13, 1))).astype(np.uint8) for _ in range(15)]
+    shades = [
+        np.kron(rng.integers(0, 256, (23, 23, 3)), np.ones((13, 13, 1))).astype(np.uint8) for _ in range(15)
+    ]
     for name, picture in zip(names, shades[10:], strict=True):
         Image.fromarray(picture // 2).save(name)
     pictures = torch.from_numpy(np.stack(shades[:10])).permute(0, 3, 1, 2)
-    monkeypatch.setattr(Diffusion, "sample_batches", lambda self, indices, sampling, B: iter([(list(range(10)), pictures)]))
+    monkeypatch.setattr(
+        Diffusion, "sample_batches", lambda self, indices, sampling, B: iter([(list(range(10)), pictures)])
+    )
     weights = tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
     weights.parent.mkdir(parents=True)
     inception_weights(weights)
-    changes = dict(data__dataset="FOLDER", data__image_size=299, data__channels=3, model__in_channels=3, model__out_ch=3)
+    changes = dict(
+        data__dataset="FOLDER", data__image_size=299, data__channels=3, model__in_channels=3, model__out_ch=3
+    )
     config = small_config(tmp_path / "c.yml", sampling__batch_size=10, **changes)
     network = Diffusion(load_config(str(config)), CPU).model
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    arguments = ["--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "w.pth", "--sample", "--fid", "--num_samples", 10]
-    arguments += ["--metrics", "fid", "is", "kid", "pr", "--features", weights, "--reference", tmp_path / "reference"]
+    arguments = [
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "w.pth",
+        "--sample",
+        "--fid",
+        "--num_samples",
+        10,
+    ]
+    arguments += [
+        "--metrics",
+        "fid",
+        "is",
+        "kid",
+        "pr",
+        "--features",
+        weights,
+        "--reference",
+        tmp_path / "reference",
+    ]
     main(*arguments)
     ours = results(tmp_path, "images")
 

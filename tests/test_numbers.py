@@ -9,14 +9,21 @@ from conftest import ROOT
 
 from runners.evaluation import published as paper
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md", *ROOT.glob("models/pretrained/*.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "performance.md",
+    *ROOT.glob("models/pretrained/*.md"),
+]
 NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
 # What was changed and why: its numbers are those of tables above it, and of loops that its text names. What the network is.
 OF_WORDS = ["What is done, and why", "fashion_mnist.fp16.safetensors"]
 
 
 def sections(text: str) -> dict[str, str]:
-    parts = re.split(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)
+    parts = re.split(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE
+    )
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -25,7 +32,12 @@ def in_tables(section: str) -> list[str]:
     rows = [line.strip("| ").split("|")[1:] for line in section.splitlines() if line.startswith("|")]
     heads = [k for k, row in enumerate(rows) if row and set(row[0]) <= set("-: ")]
     body = [row for k, row in enumerate(rows) if k not in heads and k + 1 not in heads]
-    return [number for row in body for cell in row for number in NUMBER.findall(re.sub(r"`[^`]*`|\]\([^)]*\)", "", cell))]
+    return [
+        number
+        for row in body
+        for cell in row
+        for number in NUMBER.findall(re.sub(r"`[^`]*`|\]\([^)]*\)", "", cell))
+    ]
 
 
 def numbers_of(content: object) -> list[float]:
@@ -35,7 +47,10 @@ def numbers_of(content: object) -> list[float]:
         case list():
             return [n for value in content for n in numbers_of(value)]
         case str():
-            return [float(n.rstrip("%").replace(",", "")) / (100 if n.endswith("%") else 1) for n in NUMBER.findall(content)]
+            return [
+                float(n.rstrip("%").replace(",", "")) / (100 if n.endswith("%") else 1)
+                for n in NUMBER.findall(content)
+            ]
         case bool() | None:
             return []
         case _:
@@ -52,7 +67,9 @@ def is_among(number: str, known: list[float]) -> bool:
 
 def of_pages() -> list:
     found = [(page, title, text) for page in PAGES for title, text in sections(page.read_text()).items()]
-    numeric = [(page, title, text) for page, title, text in found if ".json)" in text and title not in OF_WORDS]
+    numeric = [
+        (page, title, text) for page, title, text in found if ".json)" in text and title not in OF_WORDS
+    ]
     return [pytest.param(page, text, id=f"{page.name}: {title}") for page, title, text in numeric]
 
 
@@ -85,4 +102,6 @@ def test_tables_of_the_benchmarks_are_what_their_json_says():
     assert len(found) >= 5
     for page in found:
         known = numbers_of(json.loads(page.with_suffix(".json").read_text()))
-        assert [number for number in in_tables(page.read_text()) if not is_among(number, known)] == [], page.name
+        assert [number for number in in_tables(page.read_text()) if not is_among(number, known)] == [], (
+            page.name
+        )

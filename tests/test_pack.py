@@ -42,7 +42,9 @@ def packs(*arguments: object, code: int = 0) -> None:
 
 def start(*arguments: object, **how) -> subprocess.Popen:
     command = [sys.executable, "-m", "datasets.pack", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **how)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **how
+    )
 
 
 def refused(capsys, *arguments: object, says: tuple[str, ...], code: int = 2) -> None:
@@ -78,9 +80,14 @@ def test_packed_images_are_those_that_training_would_have_read(tmp_path, kind):
     # The layout is FFHQ's and nothing else, each image at its size.
     del packed  # LMDB may not be open twice in a process
     entries = read_lmdb(tmp_path / "packed")
-    assert sorted(entries) == [b"8-%05d" % i for i in range(7)] + [b"length"] and entries.pop(b"length") == b"7"
+    assert (
+        sorted(entries) == [b"8-%05d" % i for i in range(7)] + [b"length"] and entries.pop(b"length") == b"7"
+    )
     assert {decoded(content).size for content in entries.values()} == {(8, 8)}
-    assert {path.name for path in tmp_path.iterdir() if path.name.startswith("packed")} == {"packed", "packed.lock"}
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith("packed")} == {
+        "packed",
+        "packed.lock",
+    }
 
 
 def test_crops(tmp_path, capsys):
@@ -89,13 +96,24 @@ def test_crops(tmp_path, capsys):
     picture.save(tmp_path / "photos" / "a.png")
     whole = picture.resize((16, 16), Image.Resampling.BILINEAR)
     face = Image.fromarray(np.asarray(picture)[57:185, 25:153]).resize((16, 16), Image.Resampling.BILINEAR)
-    center = picture.resize((16, 19), Image.Resampling.BILINEAR).crop((0, 2, 16, 18))  # 19.6 and 1.5 as torchvision rounds
+    center = picture.resize((16, 19), Image.Resampling.BILINEAR).crop(
+        (0, 2, 16, 18)
+    )  # 19.6 and 1.5 as torchvision rounds
     for crop, expected in (("none", whole), ("celeba", face), ("center", center)):
         packs(tmp_path / "photos", tmp_path / crop, "--size", 16, "--crop", crop)
         packed = get_dataset(data_config("LMDB", image_size=16), tmp_path / crop, train=True)
         assert np.array_equal(packed[0].numpy(), pixels(expected)), crop
     photo(50, 50).save(tmp_path / "photos" / "b.png")
-    refused(capsys, tmp_path / "photos", tmp_path / "x", "--size", 16, "--crop", "celeba", says=("b.png is 50 x 50", "178 x 218"))
+    refused(
+        capsys,
+        tmp_path / "photos",
+        tmp_path / "x",
+        "--size",
+        16,
+        "--crop",
+        "celeba",
+        says=("b.png is 50 x 50", "178 x 218"),
+    )
 
 
 def test_grey_stays_grey(tmp_path):
@@ -104,7 +122,11 @@ def test_grey_stays_grey(tmp_path):
     grey.save(tmp_path / "grey" / "a.png")
     packs(tmp_path / "grey", tmp_path / "packed", "--size", 16)
     for channels in (1, 3):
-        [image] = list(get_dataset(data_config("LMDB", image_size=16, channels=channels), tmp_path / "packed", train=True))[:1]
+        [image] = list(
+            get_dataset(
+                data_config("LMDB", image_size=16, channels=channels), tmp_path / "packed", train=True
+            )
+        )[:1]
         assert all(np.array_equal(channel, np.asarray(grey)) for channel in image)
 
 
@@ -118,13 +140,24 @@ def test_celebas_partition_and_folders_split_what_is_packed(tmp_path, capsys):
         direct = get_dataset(data_config("CELEBA", image_size=64), tmp_path / "celeba", train)
         assert len(dataset) == len(direct) == len(by_split[k])
         assert all(np.array_equal(dataset[i], direct[i]) for i in range(len(direct)))
-        assert np.array_equal(dataset[0].numpy(), pixels(crop_face(by_split[k][0]).resize((64, 64), Image.Resampling.BILINEAR)))
+        assert np.array_equal(
+            dataset[0].numpy(), pixels(crop_face(by_split[k][0]).resize((64, 64), Image.Resampling.BILINEAR))
+        )
 
     for split, n in (("train", 3), ("test", 2)):
         write_folder(tmp_path / "mine" / split, n)
         packs(tmp_path / "mine", tmp_path / f"mine_{split}", "--size", 8, "--split", split)
         assert read_lmdb(tmp_path / f"mine_{split}")[b"length"] == b"%d" % n
-    refused(capsys, tmp_path / "mine" / "test", tmp_path / "x", "--size", 8, "--split", "test", says=("no test split",))
+    refused(
+        capsys,
+        tmp_path / "mine" / "test",
+        tmp_path / "x",
+        "--size",
+        8,
+        "--split",
+        "test",
+        says=("no test split",),
+    )
 
 
 def done(unfinished: Path) -> int:
@@ -132,7 +165,10 @@ def done(unfinished: Path) -> int:
     if not (unfinished / "data.mdb").exists():
         return 0
     try:
-        with lmdb.open(str(unfinished), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        with (
+            lmdb.open(str(unfinished), readonly=True, lock=False) as environment,
+            environment.begin() as transaction,
+        ):
             return json.loads(transaction.get(b"pack", b'{"done": 0}'))["done"]
     except lmdb.Error:  # being made
         return 0
@@ -182,7 +218,14 @@ def test_a_beginning_of_something_else_is_not_continued(tmp_path, capsys, monkey
     broken = folder / "0006.png"
     content = broken.read_bytes()
     broken.write_bytes(content[:50])
-    refused(capsys, folder, dest, "--size", 8, says=(f"the image {broken} cannot be decoded", "4 images are packed"))
+    refused(
+        capsys,
+        folder,
+        dest,
+        "--size",
+        8,
+        says=(f"the image {broken} cannot be decoded", "4 images are packed"),
+    )
     assert not dest.exists() and done(tmp_path / "packed.partial") == 4
     before = read_lmdb(tmp_path / "packed.partial")
     for change in (("--size", 16), ("--size", 8, "--crop", "none")):
@@ -204,7 +247,9 @@ def test_a_full_disk_ends_it_and_what_was_packed_is_kept(tmp_path):
     folder, dest = tmp_path / "photos", tmp_path / "packed"
     write_folder(folder, 2 * pack.BATCH)
     packs(folder, tmp_path / "undisturbed", "--size", 32)
-    limit = (tmp_path / "undisturbed" / "data.mdb").stat().st_size * 3 // 4  # the first of two transactions fits
+    limit = (
+        (tmp_path / "undisturbed" / "data.mdb").stat().st_size * 3 // 4
+    )  # the first of two transactions fits
     process = start(
         folder, dest, "--size", 32,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

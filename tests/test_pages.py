@@ -31,7 +31,11 @@ from functions.weights import diffusers, fetch, pretrained
 from runners.diffusion import build_unet
 from runners.tools import inspection
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models" / "pretrained").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "models" / "pretrained").glob("*.md")),
+]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 THE_READERS = ("mine.yml", "X")  # configs
@@ -51,7 +55,12 @@ def commands(text: str) -> list[str]:
             lines = [re.sub(r"(^|\s+)#.*", "", line) for line in re.sub(r"\\\n\s*", "", block).splitlines()]
             found += [spelled for line in lines if line for spelled in spelled_out(line)]
     spans = [" ".join(span.split()) for span in SPAN.findall(FENCED.sub("", text))]
-    found += [spelled for span in spans if span.startswith(STARTS) and "…" not in span for spelled in spelled_out(span)]
+    found += [
+        spelled
+        for span in spans
+        if span.startswith(STARTS) and "…" not in span
+        for spelled in spelled_out(span)
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -81,7 +90,9 @@ class Projection(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(3 * 32 * 32, 16, generator=torch.Generator().manual_seed(0)) / 8)
+        self.weight = torch.nn.Parameter(
+            torch.randn(3 * 32 * 32, 16, generator=torch.Generator().manual_seed(0)) / 8
+        )
 
     def forward(self, images):
         return torch.tanh((images.float() / 255).flatten(1) @ self.weight)
@@ -91,7 +102,9 @@ class Shelf:
     """What the commands need, each once and tiny: configs, data sets, weights, trained runs, an extractor."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch):
-        self.root, self.configs, self.datasets, self.features = (root / name for name in ("", "configs", "datasets", "f.pt2"))
+        self.root, self.configs, self.datasets, self.features = (
+            root / name for name in ("", "configs", "datasets", "f.pt2")
+        )
         self.configs.mkdir()
         for path in (ROOT / "configs").glob("*.yml"):
             (self.configs / path.name).write_text(yaml.safe_dump(shrunk(path)))
@@ -104,15 +117,23 @@ class Shelf:
         self.write_datasets(patch)
         self.publish_weights(patch)
         example = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-        program = torch.export.export(Projection().eval(), (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+        program = torch.export.export(
+            Projection().eval(), (example,), dynamic_shapes=({0: torch.export.Dim("n")},)
+        )
         torch.export.save(program, self.features)
 
     def write_datasets(self, patch: pytest.MonkeyPatch) -> None:
         write_cifar10(self.datasets / "cifar10", patch)
         write_celeba(self.datasets / "celeba", official=False)
         for split, images in write_fashion(self.datasets / "fashion_mnist", packed=True).items():
-            labels = b"\x00\x00\x08\x01" + len(images).to_bytes(4, "big") + bytes(i % 10 for i in range(len(images)))
-            (self.datasets / "fashion_mnist" / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+            labels = (
+                b"\x00\x00\x08\x01"
+                + len(images).to_bytes(4, "big")
+                + bytes(i % 10 for i in range(len(images)))
+            )
+            (self.datasets / "fashion_mnist" / f"{split}-labels-idx1-ubyte.gz").write_bytes(
+                gzip.compress(labels)
+            )
         for name in ("bedroom_train_lmdb", "church_outdoor_train_lmdb", "cat"):
             pictures = {f"{i:040x}".encode(): encoded(photo(40, 36, seed=i), "JPEG") for i in range(6)}
             write_lmdb(self.datasets / "lsun" / name, pictures)
@@ -129,7 +150,11 @@ class Shelf:
                 weights.path.parent.mkdir(parents=True)
                 torch.save(build_unet(load_config(weights.config)).state_dict(), weights.path)
                 if weights.md5:
-                    patch.setitem(pretrained.PUBLISHED, name, replace(weights, md5=md5(weights.path.read_bytes()).hexdigest()))
+                    patch.setitem(
+                        pretrained.PUBLISHED,
+                        name,
+                        replace(weights, md5=md5(weights.path.read_bytes()).hexdigest()),
+                    )
         config = load_config("church.yml")
         diffusers.save(self.root / "hub", build_unet(config).state_dict(), config)
         patch.setattr(fetch, "snapshot_download", lambda repository, **_: str(self.root / "hub"))
@@ -149,7 +174,18 @@ class Shelf:
             tree = yaml.safe_load(config.read_text())
             tree["training"]["n_iters"] = 2
             (exp / "two.yml").write_text(yaml.safe_dump(tree))
-            main("--config", exp / "two.yml", "--exp", exp, "--doc", "D", "--data", self.data(config), "--device", "cpu")
+            main(
+                "--config",
+                exp / "two.yml",
+                "--exp",
+                exp,
+                "--doc",
+                "D",
+                "--data",
+                self.data(config),
+                "--device",
+                "cpu",
+            )
         return exp / "logs" / "D"
 
     def furnish(self, words: list[str], config: Path, cwd: Path) -> None:
@@ -166,7 +202,12 @@ class Shelf:
             shutil.copy(config, cwd / value(words, "--config", ""))
         for flag in ("--ckpt", "--inspect"):
             path = cwd / value(words, flag, "")
-            if path.suffix == ".pth" and "*" not in path.name and not path.exists() and path.is_relative_to(cwd):
+            if (
+                path.suffix == ".pth"
+                and "*" not in path.name
+                and not path.exists()
+                and path.is_relative_to(cwd)
+            ):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(self.run(config) / "ckpt.pth", path)
 
@@ -178,7 +219,13 @@ def shrunk(path: Path) -> dict:
     """
     tree = yaml.safe_load(path.read_text())
     if path.name != "fashion_mnist.yml":
-        tree["model"] |= {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+        tree["model"] |= {
+            "ch": 32,
+            "ch_mult": [1, 1],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        }
         tree["diffusion"]["num_diffusion_timesteps"] = 100
         tree["data"]["image_size"] = min(32, tree["data"]["image_size"])
     tree["data"]["num_workers"] = 0
@@ -198,7 +245,9 @@ def shelf(tmp_path_factory):
 
 def files(tree: Path) -> dict[str, int]:
     """When each file was written, without the data sets."""
-    return {str(path.relative_to(tree)): path.stat().st_mtime_ns for path in tree.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(tree)): path.stat().st_mtime_ns for path in tree.rglob("*") if path.is_file()
+    }
 
 
 def run_it(command: str, shelf: Shelf, cwd: Path) -> None:
@@ -222,7 +271,9 @@ def run_it(command: str, shelf: Shelf, cwd: Path) -> None:
             config = shelf.folder_config  # CIFAR10's hashes are patched in this process only
             two = [*launch[:at], "--nproc_per_node", "2", "--master_port", str(free_port()), MAIN]
             more = [*words, *shorter(words, shelf, config), "--config", str(config)]
-            run_and_look(lambda: process(["-m", "torch.distributed.run", *two, *more], cwd), words, config, shelf, cwd)
+            run_and_look(
+                lambda: process(["-m", "torch.distributed.run", *two, *more], cwd), words, config, shelf, cwd
+            )
         case ["python", "-m", module, *words] if module in RULES:
             run_a_module(["-m", module], module, words, shelf, cwd)
         case ["python", script, *words] if (module := script.removesuffix(".py").replace("/", ".")) in RULES:
@@ -231,10 +282,16 @@ def run_it(command: str, shelf: Shelf, cwd: Path) -> None:
             # tests/test_demo.py runs `make demo`; `make test` and `make lint` are what runs this very test.
             makefile = (ROOT / "Makefile").read_text()
             assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
-            assert {name.split("=")[0] for name in variables} <= set(re.findall(r"^(\w+) \?=", makefile, re.MULTILINE))
+            assert {name.split("=")[0] for name in variables} <= set(
+                re.findall(r"^(\w+) \?=", makefile, re.MULTILINE)
+            )
         case ["pip", "install", "-r", name]:
             # It would ask the network; that the packages are enough is shown by every other test here.
-            assert [Requirement(line) for line in (ROOT / name).read_text().splitlines() if not line.startswith("-r ")]
+            assert [
+                Requirement(line)
+                for line in (ROOT / name).read_text().splitlines()
+                if not line.startswith("-r ")
+            ]
         case _:
             pytest.fail(f"no rule to run this: {command}")
 
@@ -290,7 +347,9 @@ def makes(words: list[str]) -> dict[str, int]:
         return {f"{images}/*_*.png": 8 * 2}
     if "--fid" not in words:
         return {f"{run}/ckpt_3.pth": 1}
-    if any(count(words, flag) > 1 for flag in ("--timesteps", "--eta", "--sample_type", "--seed")) or "*" in " ".join(words):
+    if any(
+        count(words, flag) > 1 for flag in ("--timesteps", "--eta", "--sample_type", "--seed")
+    ) or "*" in " ".join(words):
         return {f"{images}/table.md": 1}
     numbers = {f"{images}.metrics.json": 1} if "--metrics" in words else {}
     return numbers | ({f"{images}/*.png": 4} if value(words, "--keep_images", "yes") == "yes" else {})
@@ -300,9 +359,17 @@ def makes(words: list[str]) -> dict[str, int]:
 RULES = {
     "benchmarks.accuracy": ("--images 2 --timesteps 2 --eta 0 --out made", None, "made.md"),
     "benchmarks.data": ("--images 4", None, None),
-    "benchmarks.fashion_classifier": ("--epochs 1 --images 6 --program made.pt2 --out made", "fashion_mnist.yml", "made.pt2"),
+    "benchmarks.fashion_classifier": (
+        "--epochs 1 --images 6 --program made.pt2 --out made",
+        "fashion_mnist.yml",
+        "made.pt2",
+    ),
     "benchmarks.fid_memory": ("500", None, None),
-    "benchmarks.sampling": ("--batch 2 --steps 2 --batches 1 --repeats 1 --only η --out made", None, "made.md"),
+    "benchmarks.sampling": (
+        "--batch 2 --steps 2 --batches 1 --repeats 1 --only η --out made",
+        None,
+        "made.md",
+    ),
     "benchmarks.training": ("--steps 20 --repeats 1 --only upstream --out made", "digits.yml", "made.md"),
     "benchmarks.widths": ("--networks 32:1,1:1: --seconds 1 --out made", None, "made.md"),
     "datasets.pack": ("", None, "{1}/data.mdb"),
@@ -345,7 +412,10 @@ def test_a_command_on_a_page_runs(command, shelf, tmp_path):
         ("python main.py --config cifar10.yml --exp E --doc D --sampel --fid", "unknown argument --sampel"),
         ("python main.py --config cifer10.yml --exp E --doc D --ni", "no config 'cifer10.yml'"),
         ("python main.py --config cifar10.yml --exp E --doc D --sample --fid --metrics psnr", "psnr"),
-        ("python main.py --config cifar10.yml --exp E --doc D --sample --fid -i a -i b", "a/\\*.png is not 4 of"),
+        (
+            "python main.py --config cifar10.yml --exp E --doc D --sample --fid -i a -i b",
+            "a/\\*.png is not 4 of",
+        ),
         ("python -m datasets.pack SOURCE DEST --sise 64", "--sise"),
         ("python -m benchmarks.nothing --out a", "no rule"),
         ("python benchmarks/nothing.py", "no rule"),
@@ -354,7 +424,10 @@ def test_a_command_on_a_page_runs(command, shelf, tmp_path):
         ("pip install nothing", "no rule"),
         ("pip install -r LICENSE", "MIT"),
         ("curl http://localhost", "no rule"),
-        ("from runners.diffusion import Diffusion\nDiffusion.from_pretrained('nothing')\n", "no checkpoint at nothing"),
+        (
+            "from runners.diffusion import Diffusion\nDiffusion.from_pretrained('nothing')\n",
+            "no checkpoint at nothing",
+        ),
         ("made = 0\n", "made nothing"),
     ],
 )
@@ -390,17 +463,32 @@ python: no
 
 
 def test_commands_are_found_on_a_page():
-    lines = ["python main.py --config a.yml --exp E", "git clone a", "git clone a --depth 2", "import a\nb = `a`\n"]
+    lines = [
+        "python main.py --config a.yml --exp E",
+        "git clone a",
+        "git clone a --depth 2",
+        "import a\nb = `a`\n",
+    ]
     assert commands(PAGE) == [*lines, "make demo", "python a.py"]
 
 
 def test_every_command_on_the_pages_is_found():
     """By another way: pieces between fences, and lines that begin with a command's name."""
     found = {page.name: commands(page.read_text()) for page in PAGES}
-    assert len(found["README.md"]) >= 20 and len(found["evaluation.md"]) >= 5 and sum(map(len, found.values())) >= 35
+    assert (
+        len(found["README.md"]) >= 20
+        and len(found["evaluation.md"]) >= 5
+        and sum(map(len, found.values())) >= 35
+    )
     for page in PAGES:
         pieces = page.read_text().split("```")
-        assert len(pieces) % 2 and {piece.split("\n")[0] for piece in pieces[1::2]} <= {"", "bash", "bibtex", "python", "sh"}
+        assert len(pieces) % 2 and {piece.split("\n")[0] for piece in pieces[1::2]} <= {
+            "",
+            "bash",
+            "bibtex",
+            "python",
+            "sh",
+        }
         lines = [line for piece in pieces[1::2] for line in piece.splitlines() if line.startswith(STARTS)]
         spans = re.findall(r"`((?:python|torchrun) [^`…]+)`", " ".join(pieces[::2]).replace("\n", " "))
         for line in lines + spans:
@@ -410,12 +498,16 @@ def test_every_command_on_the_pages_is_found():
 
 def test_every_flag_is_in_the_table_and_no_other():
     rows = [
-        line.split("|")[1] for line in (ROOT / "docs" / "command-line.md").read_text().splitlines() if line.startswith("| `-")
+        line.split("|")[1]
+        for line in (ROOT / "docs" / "command-line.md").read_text().splitlines()
+        if line.startswith("| `-")
     ]
     assert set(re.findall(r"(?<![\w-])--?[a-z_]+", " ".join(rows))) == set(flags()) - {"-h", "--help"}
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*/*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((ROOT / "docs").glob("*/*.md"))], ids=lambda page: page.name
+)
 def test_every_file_that_a_page_names_is_there(page):
     """By a link, with its heading, or by a path in the repository."""
     text = page.read_text()
@@ -424,7 +516,9 @@ def test_every_file_that_a_page_names_is_there(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in headings(target.read_text()), link
-    for path in re.findall(r"`((?:benchmarks|configs|datasets|docs|functions|models|runners|tests)/[\w./]*)`", text):
+    for path in re.findall(
+        r"`((?:benchmarks|configs|datasets|docs|functions|models|runners|tests)/[\w./]*)`", text
+    ):
         assert (ROOT / path).exists(), path
 
 

@@ -21,13 +21,28 @@ def plan(run, tmp_path):
 
 def test_a_grid_is_planned_cell_by_cell(run, plan):
     """Batches of 4 are made whole: 10 images are 12 evaluations a step; 100 quadratic steps are 96 different ones."""
-    grid = ("--sample", "--fid", "--ckpt", run.ckpt, "--num_samples", 10, "--timesteps", 10, 100, "--skip_type", "quad")
+    grid = (
+        "--sample",
+        "--fid",
+        "--ckpt",
+        run.ckpt,
+        "--num_samples",
+        10,
+        "--timesteps",
+        10,
+        100,
+        "--skip_type",
+        "quad",
+    )
     said = plan(*grid, "--eta", 0, 1, "-i", "g", fresh=True)
     assert said.count("g/S10_eta") == 2 and said.count("g/S100_eta") == 2
     assert "10 steps asked, 10 evaluated: 0, 9, 39, 88, 158, 246, 355, 483, 632, 800" in said
     assert "100 steps asked, 96 evaluated, 4 repeats dropped: 0, 1, 2, 3, 5, 6, 8, 9, …, 690" in said
     assert f"10 images to make, 0 already there; {12 * 96:,} evaluations" in said
-    assert f"in all: 4 folders, 40 images, {2 * 12 * (10 + 96):,} evaluations, at most about 164 kB of PNGs" in said
+    assert (
+        f"in all: 4 folders, 40 images, {2 * 12 * (10 + 96):,} evaluations, at most about 164 kB of PNGs"
+        in said
+    )
     assert re.search(r"time: about [\d.]+ (s|min|h), by one batch of \d timed just now", said)
 
 
@@ -35,7 +50,9 @@ def test_the_plan_counts_what_is_there_and_refuses_what_the_command_would(run, p
     sample = ("--sample", "--fid", "--ckpt", run.ckpt, "--timesteps", 5)
     main("--config", run.config, "--exp", tmp_path, *sample, "--num_samples", 6)
     said = plan(*sample, "--num_samples", 10)
-    assert "4 images to make, 6 already there; 40 evaluations" in said  # the batches {4..7} and {8..11}, 5 steps
+    assert (
+        "4 images to make, 6 already there; 40 evaluations" in said
+    )  # the batches {4..7} and {8..11}, 5 steps
     command = ("--config", run.config, "--exp", tmp_path, *sample, "--num_samples", 10, "--eta", 1, "--plan")
     refuses(*command, says=["eta is 0.0 there and 1.0 here"], tree=tmp_path)
     assert "not there" in plan("--sample", "--fid", "--doc", "nobody", "--timesteps", 5, "--num_samples", 1)
@@ -47,7 +64,18 @@ def test_the_other_ways_to_sample(run, plan):
     said = plan("--sample", "--sequence", "--ckpt", run.ckpt, "--timesteps", 30, "--skip_type", "quad")
     assert "240 images to make" in said and "240 evaluations" in said and "dropped" not in said
     said = plan(
-        "--sample", "--fid", "--ckpt", run.ckpt, "--timesteps", 5, "--num_samples", 8, "--metrics", "fid", "--keep_images", "no"
+        "--sample",
+        "--fid",
+        "--ckpt",
+        run.ckpt,
+        "--timesteps",
+        5,
+        "--num_samples",
+        8,
+        "--metrics",
+        "fid",
+        "--keep_images",
+        "no",
     )
     assert "0 bytes of PNGs" in said and "metrics: fid against train" in said
 
@@ -63,7 +91,16 @@ def test_training_is_planned_from_where_it_is(run, plan, tmp_path):
     assert "would be moved aside" in plan("--doc", "d", "--ni", exp=run.exp)
     assert "299 test images" in plan("--doc", "d", "--test", exp=run.exp)
     refuses(
-        "--config", run.config, "--exp", tmp_path, "--doc", "no", "--resume_training", "--plan", says=["no run"], tree=tmp_path
+        "--config",
+        run.config,
+        "--exp",
+        tmp_path,
+        "--doc",
+        "no",
+        "--resume_training",
+        "--plan",
+        says=["no run"],
+        tree=tmp_path,
     )
 
 

@@ -23,8 +23,12 @@ def test_the_sheet_holds_the_images_with_their_count_shape_and_range(tmp_path):
     for i, picture in enumerate(photos):
         picture.save(tmp_path / "mine" / "train" / f"{i:02}.png")
     photos[0].save(tmp_path / "mine" / "test" / "a.png")
-    changes = dict(data__dataset="FOLDER", data__image_size=48, data__channels=3, model__in_channels=3, model__out_ch=3)
-    config = small_config(tmp_path / "c.yml", data__uniform_dequantization=False, training__batch_size=10, **changes)
+    changes = dict(
+        data__dataset="FOLDER", data__image_size=48, data__channels=3, model__in_channels=3, model__out_ch=3
+    )
+    config = small_config(
+        tmp_path / "c.yml", data__uniform_dequantization=False, training__batch_size=10, **changes
+    )
     command = ("--config", config, "--exp", tmp_path / "exp", "--data", tmp_path / "mine", "--preview")
     said = main(*command, fresh=True).stdout
     sheet = tmp_path / "exp" / "image_samples" / "images.preview.png"
@@ -44,8 +48,14 @@ def test_the_sheet_holds_the_images_with_their_count_shape_and_range(tmp_path):
     cells = np.asarray(Image.open(sheet))
     assert cells.shape == (8 * 50 + 2, 8 * 50 + 2, 3)
     known = {np.asarray(picture).tobytes(): i for i, picture in enumerate(photos)}
-    mirrored = {np.ascontiguousarray(np.asarray(picture)[:, ::-1]).tobytes(): i for i, picture in enumerate(photos)}
-    shown = [cells[2 + 50 * y : 50 + 50 * y, 2 + 50 * x : 50 + 50 * x].tobytes() for y in range(8) for x in range(8)]
+    mirrored = {
+        np.ascontiguousarray(np.asarray(picture)[:, ::-1]).tobytes(): i for i, picture in enumerate(photos)
+    }
+    shown = [
+        cells[2 + 50 * y : 50 + 50 * y, 2 + 50 * x : 50 + 50 * x].tobytes()
+        for y in range(8)
+        for x in range(8)
+    ]
     assert len({(known | mirrored)[cell] for cell in shown}) == 64
     assert 16 < sum(cell in mirrored for cell in shown) < 48  # the config flips half of them
 

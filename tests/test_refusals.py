@@ -41,11 +41,17 @@ def test_a_config_that_is_none(tmp_path, text, says):
         (dict(optim__lr=float("inf")), ["optim.lr is inf", "float32"]),
         (dict(optim__lr=10**400), ["optim.lr is 1000", "float32"]),
         (dict(data__channels=3.0), ["data.channels is 3.0", "1, 3"]),
-        (dict(diffusion__beta_schedule="jsd", diffusion__num_diffusion_timesteps=1), ["num_diffusion_timesteps is 1", "jsd"]),
+        (
+            dict(diffusion__beta_schedule="jsd", diffusion__num_diffusion_timesteps=1),
+            ["num_diffusion_timesteps is 1", "jsd"],
+        ),
         (dict(optim__optimizer="Adamw"), ["'Adamw'", "Adam, RMSProp, SGD"]),
         (dict(training__batch_size=8.0), ["training.batch_size is 8.0", "int"]),
         (dict(training__batch_size=0), ["training.batch_size is 0", "at least 1"]),
-        (dict(diffusion__num_diffusion_timesteps=0), ["diffusion.num_diffusion_timesteps is 0", "at least 1"]),
+        (
+            dict(diffusion__num_diffusion_timesteps=0),
+            ["diffusion.num_diffusion_timesteps is 0", "at least 1"],
+        ),
         (dict(diffusion__beta_schedule="cosine"), ["'cosine'", "linear"]),
         (dict(diffusion__beta_end=1.0), ["diffusion.beta_end is 1.0", "below 1"]),
         (dict(model__ch=48), ["model.ch is 48", "multiple of 32"]),
@@ -74,15 +80,30 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
         (["--config", "cifar01.yml", "--doc", "d"], ["'cifar01.yml'", "did you mean 'cifar10.yml'?"]),
         (["--config", "digits.yml"], ["--doc is missing"]),
         (["--config", "digits.yml", "--doc", ""], ["--doc is ''"]),
-        (["--config", "digits.yml", "--doc", "d", "--timestep", "3"], ["--timestep", "did you mean '--timesteps'?"]),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--timestep", "3"],
+            ["--timestep", "did you mean '--timesteps'?"],
+        ),
         (["--config", "digits.yml", "--doc", "d", "stray"], ["stray"]),
         (["--config", "digits.yml", "--doc", "d", "--sample"], ["--sample", "--fid", "none given"]),
-        (["--config", "digits.yml", "--doc", "d", "--sample", "--fid", "--sequence"], ["--fid and --sequence given"]),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--sample", "--fid", "--sequence"],
+            ["--fid and --sequence given"],
+        ),
         (["--config", "digits.yml", "--doc", "d", "--fid"], ["--fid goes with --sample"]),
-        (["--config", "digits.yml", "--doc", "d", "--num_samples", "3"], ["--num_samples goes with --sample --fid"]),
-        (["--config", "digits.yml", "--doc", "d", "--sample", "--sequence", "--batch_size", "3"], ["--batch_size goes with"]),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--num_samples", "3"],
+            ["--num_samples goes with --sample --fid"],
+        ),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--sample", "--sequence", "--batch_size", "3"],
+            ["--batch_size goes with"],
+        ),
         (["--config", "digits.yml", "--doc", "d", "--ckpt", "a.pth"], ["--ckpt goes with"]),
-        (["--config", "digits.yml", "--doc", "d", "--test", "--resume_training"], ["--test and --resume_training"]),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--test", "--resume_training"],
+            ["--test and --resume_training"],
+        ),
         (["--config", "digits.yml", "--doc", "d", "--resume_training", "maybe"], ["maybe", "auto"]),
         (["--config", "digits.yml", *SAMPLE, "--use_pretrained"], ["--ckpt and --use_pretrained"]),
         (["--config", "digits.yml", *SAMPLE, "--num_samples", "0"], ["--num_samples is 0"]),
@@ -103,16 +124,24 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
         (["--config", "digits.yml", "--exp", MAIN, "--doc", "d"], ["main.py is a file", "--doc"]),
         (["--config", 300 * "a", "--doc", "d"], ["no config", "digits.yml"]),
         (["--config", "digits.yml", *SAMPLE], ["no checkpoint at nowhere.pth"]),
-        (["--config", "digits.yml", "--doc", "d", "--sample", "--fid"], ["no checkpoint at exp/logs/d/ckpt.pth"]),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--sample", "--fid"],
+            ["no checkpoint at exp/logs/d/ckpt.pth"],
+        ),
         (["--config", "digits.yml", "--doc", "d", "--resume_training"], ["no run to continue", "auto"]),
         (["--config", "digits.yml", "--doc", "d", "--device", "cuda:99"], ["cuda:99"]),
-        (["--config", "digits.yml", "--use_pretrained", "--sample", "--fid"], ["DIGITS", "CIFAR10", "--ckpt"]),
+        (
+            ["--config", "digits.yml", "--use_pretrained", "--sample", "--fid"],
+            ["DIGITS", "CIFAR10", "--ckpt"],
+        ),
         (["--config", "digits.yml", "--preview", "--test"], ["--test and --preview"]),
         (["--config", "ffhq.yml", "--doc", "d"], ["FFHQ is not in exp/datasets/FFHQ", "datasets.pack"]),
     ],
 )
 def test_arguments_that_are_wrong(tmp_path, arguments, says):
-    quick = "nowhere.pth" in arguments or len(arguments) < 6  # most of these are refused before torch is imported
+    quick = (
+        "nowhere.pth" in arguments or len(arguments) < 6
+    )  # most of these are refused before torch is imported
     refuses(*arguments, says=says, tree=tmp_path, cwd=tmp_path, fresh=quick)
 
 
@@ -158,7 +187,13 @@ def test_checkpoints_that_are_wrong(tmp_path, run):
     (tmp_path / "empty.pth").touch()
     for name, (_, says) in contents.items():
         sample = ("--config", run.config, "--ckpt", name, "--sample", "--fid", "--num_samples", 1)
-        refuses(*sample, says=(name, *says), tree=tmp_path, cwd=tmp_path, fresh=name in ("malicious.pth", "cut.pth"))
+        refuses(
+            *sample,
+            says=(name, *says),
+            tree=tmp_path,
+            cwd=tmp_path,
+            fresh=name in ("malicious.pth", "cut.pth"),
+        )
     assert not (tmp_path / "executed").exists()
 
 
@@ -172,14 +207,33 @@ def test_a_schedule_that_cannot_be_sampled_from_its_end(tmp_path, run):
     tree = yaml.safe_load(run.config.read_text())
     tree["diffusion"]["beta_schedule"] = "jsd"
     (tmp_path / "jsd.yml").write_text(yaml.safe_dump(tree))
-    sample = ("--config", tmp_path / "jsd.yml", "--exp", tmp_path, "--ckpt", run.ckpt, "--sample", "--fid", "--num_samples", 1)
+    sample = (
+        "--config",
+        tmp_path / "jsd.yml",
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        1,
+    )
     refuses(*sample, says=("t = 999", "jsd", "fewer"), tree=tmp_path)
     main(*sample, "--timesteps", 10)
 
 
 def test_help_tells_of_every_task():
     said = main("--help", fresh=True).stdout
-    for flag in ("--resume_training", "--fid", "--interpolation", "--sequence", "--use_pretrained", "ddpm_noisy", "--test"):
+    for flag in (
+        "--resume_training",
+        "--fid",
+        "--interpolation",
+        "--sequence",
+        "--use_pretrained",
+        "ddpm_noisy",
+        "--test",
+    ):
         assert flag in said
 
 

@@ -21,7 +21,19 @@ from runners.diffusion import build_unet
 
 
 def sample(run, exp, folder, *arguments, mode="--fid", code=0, **options):
-    command = ("--config", run.config, "--exp", exp, "--ckpt", run.ckpt, "--sample", mode, "-i", folder, *arguments)
+    command = (
+        "--config",
+        run.config,
+        "--exp",
+        exp,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        mode,
+        "-i",
+        folder,
+        *arguments,
+    )
     return main(*command, code=code, **options)
 
 
@@ -48,7 +60,11 @@ def ddim(run, index, timesteps, eta, seed=1234, x_T=None):
     model.eval()
     betas = np.linspace(1e-4, 0.002, 1000)
     a_bar = np.concatenate([[1.0], np.cumprod(1 - betas)])
-    x = np.random.default_rng([seed, index]).standard_normal((1, 8, 8), dtype=np.float32) if x_T is None else x_T
+    x = (
+        np.random.default_rng([seed, index]).standard_normal((1, 8, 8), dtype=np.float32)
+        if x_T is None
+        else x_T
+    )
     noise = np.random.default_rng([seed, index, 1])
     x = x.astype(np.float64)
     for k in reversed(range(len(timesteps))):
@@ -71,7 +87,9 @@ def test_exactly_n_images_a_manifest_and_a_sheet_beside_the_folder(run, ten):
     assert {p.name for p in folder.iterdir()} == {f"{i}.png" for i in range(10)} | {"manifest.json"}
     assert {p.name for p in folder.parent.iterdir()} == {"ten", "ten.png", "ten.lock"}
     assert pixels(folder, "0.png").shape == (8, 8)
-    assert "10 steps asked, 10 evaluated, t from 900 to 0; 10 images to make in batches of 4" in process.stderr
+    assert (
+        "10 steps asked, 10 evaluated, t from 900 to 0; 10 images to make in batches of 4" in process.stderr
+    )
     assert "0 already there; float32 on cpu" in process.stderr
     assert str(folder) in process.stdout and str(folder.with_name("ten.png")) in process.stdout
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -105,7 +123,19 @@ def test_a_killed_folder_continues_to_what_it_would_have_been(run, ten, tmp_path
     exp = tmp_path / "killed"
     folder = exp / "image_samples" / "f"
     arguments = ("--num_samples", 60, "--timesteps", 50, "--eta", 1)
-    command = ("--config", run.config, "--exp", exp, "--ckpt", run.ckpt, "--sample", "--fid", "-i", "f", *arguments)
+    command = (
+        "--config",
+        run.config,
+        "--exp",
+        exp,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "-i",
+        "f",
+        *arguments,
+    )
     process = subprocess.Popen([sys.executable, MAIN, *map(str, command)], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while not (folder / "5.png").exists() and time.monotonic() < end:
@@ -130,7 +160,9 @@ def test_batches_of_1_3_and_8_give_the_same_images_to_one_grey_level(run, ten, t
         arguments = ("--num_samples", 10, "--timesteps", 10, "--eta", 1, "--batch_size", batch_size)
         sample(run, tmp_path, f"b{batch_size}", *arguments)
         for i in range(10):
-            difference = pixels(tmp_path / "image_samples" / f"b{batch_size}", f"{i}.png") - pixels(ten[1], f"{i}.png")
+            difference = pixels(tmp_path / "image_samples" / f"b{batch_size}", f"{i}.png") - pixels(
+                ten[1], f"{i}.png"
+            )
             assert np.abs(difference).max() <= 1
 
 
@@ -144,7 +176,16 @@ def test_x_T_is_the_contracts_whatever_the_batch():
 def test_the_real_cifar10_network_samples_on_a_cpu(tmp_path):
     torch.manual_seed(0)
     torch.save(build_unet(load_config("cifar10.yml")).state_dict(), tmp_path / "w.pth")
-    command = ("--config", "cifar10.yml", "--exp", tmp_path, "--ckpt", tmp_path / "w.pth", "--sample", "--fid")
+    command = (
+        "--config",
+        "cifar10.yml",
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "w.pth",
+        "--sample",
+        "--fid",
+    )
     main(*command, "--num_samples", 2, "--timesteps", 3, "--batch_size", 2, "--device", "cpu")
     images = [pixels(tmp_path / "image_samples" / "images", f"{i}.png") for i in range(2)]
     assert all(image.shape == (32, 32, 3) for image in images) and not np.array_equal(*images)
@@ -162,7 +203,18 @@ def test_a_config_whose_data_cannot_be_read_yet_samples(tmp_path):
 
 def test_two_processes_do_not_share_a_folder(run, tmp_path):
     folder = tmp_path / "image_samples" / "f"
-    arguments = ("--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "--sample", "--fid", "-i", "f")
+    arguments = (
+        "--config",
+        run.config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "-i",
+        "f",
+    )
     command = (*arguments, "--num_samples", 100000, "--timesteps", 2)
     process = subprocess.Popen([sys.executable, MAIN, *map(str, command)], stderr=subprocess.DEVNULL)
     try:
@@ -186,7 +238,18 @@ def test_the_same_weights_in_another_format_continue_the_folder(run, ten, tmp_pa
     }
     for name, content in contents.items():
         torch.save(content, tmp_path / name)
-        command = ("--config", run.config, "--exp", ten[0], "--ckpt", tmp_path / name, "--sample", "--fid", "-i", "ten")
+        command = (
+            "--config",
+            run.config,
+            "--exp",
+            ten[0],
+            "--ckpt",
+            tmp_path / name,
+            "--sample",
+            "--fid",
+            "-i",
+            "ten",
+        )
         process = main(*command, "--num_samples", 10, "--timesteps", 10, "--eta", 1)
         assert "0 images to make in batches of 4, 10 already there" in process.stderr
 
@@ -204,7 +267,20 @@ def test_the_same_weights_in_another_format_continue_the_folder(run, ten, tmp_pa
 )
 def test_another_run_is_refused_by_name(run, ten, arguments, says):
     base = ["--num_samples", 10, "--timesteps", 10, "--eta", 1]
-    command = ("--config", run.config, "--exp", ten[0], "--ckpt", run.ckpt, "--sample", "--fid", "-i", "ten", *base, *arguments)
+    command = (
+        "--config",
+        run.config,
+        "--exp",
+        ten[0],
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "-i",
+        "ten",
+        *base,
+        *arguments,
+    )
     refuses(*command, says=(says, "-i"), tree=ten[0], fresh=arguments[0] == "--eta")
 
 
@@ -212,7 +288,19 @@ def test_images_without_a_manifest_are_refused(run, tmp_path):
     folder = tmp_path / "image_samples" / "old"
     folder.mkdir(parents=True)
     (folder / "0.png").write_bytes(b"somebody's")
-    command = ("--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "--sample", "--sequence", "--ni", "-i", "old")
+    command = (
+        "--config",
+        run.config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--sequence",
+        "--ni",
+        "-i",
+        "old",
+    )
     refuses(*command, "--timesteps", 5, says=("holds images and no manifest.json", "-i"), tree=tmp_path)
     (folder / "manifest.json").write_text("{")
     refuses(*command, "--timesteps", 5, says=("manifest.json is damaged",), tree=tmp_path)
@@ -227,7 +315,10 @@ def test_interpolation_runs_from_image_0_to_image_1(run, ten, tmp_path):
     assert folder.with_name("path.png").exists()
     assert np.abs(pixels(folder, "0.png") - pixels(fid, "0.png")).max() <= 1
     assert np.abs(pixels(folder, "10.png") - pixels(fid, "1.png")).max() <= 1
-    z1, z2 = (np.random.default_rng([1234, i]).standard_normal((1, 8, 8), dtype=np.float32).astype(float) for i in (0, 1))
+    z1, z2 = (
+        np.random.default_rng([1234, i]).standard_normal((1, 8, 8), dtype=np.float32).astype(float)
+        for i in (0, 1)
+    )
     theta = np.arccos((z1 * z2).sum() / np.sqrt((z1**2).sum() * (z2**2).sum()))
     middle = (z1 + z2) * np.sin(theta / 2) / np.sin(theta)
     expected = to_bytes(ddim(run, 5, list(range(0, 1000, 100)), 0.0, x_T=middle))
@@ -236,7 +327,9 @@ def test_interpolation_runs_from_image_0_to_image_1(run, ten, tmp_path):
 
 def test_slerp_keeps_the_norm_of_a_circle():
     z1, z2 = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
-    torch.testing.assert_close(slerp(z1, z2, 1 / 3), 3 * torch.tensor([np.sqrt(3) / 2, 0.5], dtype=torch.float32))
+    torch.testing.assert_close(
+        slerp(z1, z2, 1 / 3), 3 * torch.tensor([np.sqrt(3) / 2, 0.5], dtype=torch.float32)
+    )
 
 
 def test_sequence_writes_the_predicted_x0_of_eight_chains_at_every_step(run, tmp_path):
@@ -260,7 +353,9 @@ def test_sequence_writes_the_predicted_x0_of_eight_chains_at_every_step(run, tmp
 
 
 def test_ddpm_noisy_clips_and_says_that_eta_has_no_effect(run, tmp_path):
-    process = sample(run, tmp_path, "f", "--num_samples", 2, "--timesteps", 10, "--sample_type", "ddpm_noisy", "--eta", 0.5)
+    process = sample(
+        run, tmp_path, "f", "--num_samples", 2, "--timesteps", 10, "--sample_type", "ddpm_noisy", "--eta", 0.5
+    )
     assert "--eta has no effect" in process.stderr
     process = sample(run, tmp_path, "f", "--num_samples", 2, "--timesteps", 10, "--sample_type", "ddpm_noisy")
     assert "0 images to make" in process.stderr and "--eta" not in process.stderr
@@ -272,11 +367,28 @@ def test_raw_weights_and_a_snapshot_by_its_number(run, tmp_path):
     hashes = set()
     for k, (ckpt_id, weights) in enumerate([(1, "ema"), (1, "raw"), (2, "ema"), (None, "ema")]):
         config = small_config(tmp_path / "c.yml", sampling__ckpt_id=ckpt_id)
-        command = ("--config", config, "--exp", tmp_path, "--doc", "d", "--sample", "--fid", "-i", k, "--num_samples", 1)
+        command = (
+            "--config",
+            config,
+            "--exp",
+            tmp_path,
+            "--doc",
+            "d",
+            "--sample",
+            "--fid",
+            "-i",
+            k,
+            "--num_samples",
+            1,
+        )
         process = main(*command, "--timesteps", 1, "--weights", weights)
         name = "ckpt.pth" if ckpt_id is None else f"ckpt_{ckpt_id}.pth"
         assert re.search(rf"weights: .*{name} \({weights}, step \d\)", process.stderr)
-        hashes.add(json.loads((tmp_path / "image_samples" / str(k) / "manifest.json").read_text())["decides"]["weights"])
+        hashes.add(
+            json.loads((tmp_path / "image_samples" / str(k) / "manifest.json").read_text())["decides"][
+                "weights"
+            ]
+        )
     assert len(hashes) == 4
 
 
@@ -285,14 +397,36 @@ def test_a_bayesian_network_loads_and_samples(tmp_path):
     model = build_unet(load_config(str(config)))
     assert next(iter(model.state_dict())) == "logvar" and model.logvar.shape == (50,)
     torch.save(model.state_dict(), tmp_path / "b.pth")
-    command = ("--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "b.pth", "--sample", "--fid", "--num_samples", 3)
+    command = (
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "b.pth",
+        "--sample",
+        "--fid",
+        "--num_samples",
+        3,
+    )
     assert "50 steps asked, 50 evaluated, t from 49 to 0" in main(*command).stderr
 
 
 def test_cifar10_with_uniform_steps_mentions_the_papers_spacing(tmp_path):
     config = small_config(tmp_path / "c.yml", data__dataset="CIFAR10")
     torch.save(build_unet(load_config(str(config))).state_dict(), tmp_path / "w.pth")
-    command = ("--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "w.pth", "--sample", "--fid", "--num_samples", 1)
+    command = (
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "w.pth",
+        "--sample",
+        "--fid",
+        "--num_samples",
+        1,
+    )
     assert "quad" in main(*command, "--timesteps", 2).stderr
     assert "quad" not in main(*command, "--timesteps", 2, "--skip_type", "quad", "-i", "q").stderr
 
@@ -302,7 +436,18 @@ def test_weights_that_give_nan_write_no_image(tmp_path):
     weights = build_unet(load_config(str(config))).state_dict()
     weights["conv_in.bias"][0] = float("nan")
     torch.save(weights, tmp_path / "w.pth")
-    command = ("--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "w.pth", "--sample", "--fid", "--num_samples", 2)
+    command = (
+        "--config",
+        config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        tmp_path / "w.pth",
+        "--sample",
+        "--fid",
+        "--num_samples",
+        2,
+    )
     process = main(*command, "--timesteps", 2, code=1)
     assert "not finite" in process.stderr and "Traceback" not in process.stderr
     assert not pngs(tmp_path / "image_samples" / "images")
@@ -310,9 +455,22 @@ def test_weights_that_give_nan_write_no_image(tmp_path):
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_files(run, tmp_path):
     """A file-size limit of 4 kB stands in for a full disk: the manifest of 1,000 steps does not fit."""
-    command = ["--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "--sample", "--fid", "--num_samples", "1"]
+    command = [
+        "--config",
+        run.config,
+        "--exp",
+        tmp_path,
+        "--ckpt",
+        run.ckpt,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        "1",
+    ]
     limited = f"trap '' XFSZ; ulimit -f 4; exec {sys.executable} {MAIN} {' '.join(map(str, command))}"
-    process = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    process = subprocess.run(
+        ["bash", "-c", limited], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     assert process.returncode == 1
     assert "File too large" in process.stderr and "Traceback" not in process.stderr
     assert not [p for p in (tmp_path / "image_samples" / "images").rglob("*") if p.is_file()]

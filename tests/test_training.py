@@ -66,7 +66,9 @@ def test_a_run_leaves_what_upstreams_does_and_more(run):
     assert re.search(r"step: 3, validation_loss: [\d.]+", lines)
     assert "comment: a note" in lines
     events = EventAccumulator(str(tensorboard_dir)).Reload()
-    assert {"loss", "grad_norm", "learning_rate", "images_per_second", "validation_loss"} <= set(events.Tags()["scalars"])
+    assert {"loss", "grad_norm", "learning_rate", "images_per_second", "validation_loss"} <= set(
+        events.Tags()["scalars"]
+    )
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Scalars("loss")[3].value == pytest.approx(float(losses["4"]))
     assert [e.step for e in events.Images("samples")] == [1, 2, 4]
@@ -79,15 +81,23 @@ def test_tensorboard_shows_the_loss_by_quarter_of_the_timesteps_and_the_hyperpar
     assert [tag for tag in events.Tags()["scalars"] if tag.startswith("loss_by_timestep")] == quarters
     of_quarters = [{e.step: e.value for e in events.Scalars(tag)} for tag in quarters]
     for step in (1, 2):  # a block each, so that the step's loss is a mean of the quarters'
-        assert min(q[step] for q in of_quarters) < events.Scalars("loss")[step - 1].value < max(q[step] for q in of_quarters)
+        assert (
+            min(q[step] for q in of_quarters)
+            < events.Scalars("loss")[step - 1].value
+            < max(q[step] for q in of_quarters)
+        )
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert yaml.safe_load(text) == yaml.safe_load((run.exp / "logs" / "d" / "config.yml").read_text())
-    start = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    start = HParamsPluginData.FromString(
+        events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    )
     values = start.session_start_info.hparams
     assert values["model.ch"].number_value == 32 and values["optim.optimizer"].string_value == "Adam"
     assert values["data.rescaled"].string_value == "True"
     assert values["seed"].number_value == 1234 and values["model.ch_mult"].string_value == "(1,)"
-    experiment = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
+    experiment = HParamsPluginData.FromString(
+        events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    )
     assert {m.name.tag for m in experiment.experiment.metric_infos} <= set(events.Tags()["scalars"])
 
 
@@ -114,7 +124,9 @@ def test_checkpoints_hold_tensors_and_plain_values_of_the_whole_state(run):
 def test_resuming_is_exact(tmp_path, optimizer):
     """Four steps, over the end of an epoch, against two and two: with dropout, flips and dequantization."""
     two = small_config(tmp_path / "two.yml", training__n_iters=2, optim__optimizer=optimizer, optim__lr=1e-4)
-    four = small_config(tmp_path / "four.yml", training__n_iters=4, optim__optimizer=optimizer, optim__lr=1e-4)
+    four = small_config(
+        tmp_path / "four.yml", training__n_iters=4, optim__optimizer=optimizer, optim__lr=1e-4
+    )
     main("--config", four, "--exp", tmp_path, "--doc", "whole", "--seed", 7)
     main("--config", two, "--exp", tmp_path, "--doc", "parts", "--seed", 7)
     main(
@@ -129,9 +141,13 @@ def test_resuming_is_exact(tmp_path, optimizer):
 
 
 def test_a_killed_run_resumes_to_what_it_would_have_been(tmp_path):
-    config = small_config(tmp_path / "c.yml", training__n_iters=30, training__snapshot_freq=3, training__batch_size=64)
+    config = small_config(
+        tmp_path / "c.yml", training__n_iters=30, training__snapshot_freq=3, training__batch_size=64
+    )
     arguments = ("--config", config, "--exp", tmp_path, "--doc")
-    process = subprocess.Popen([sys.executable, MAIN, *map(str, arguments), "killed"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, MAIN, *map(str, arguments), "killed"], stderr=subprocess.DEVNULL
+    )
     wait_for(tmp_path / "logs" / "killed" / "ckpt_6.pth")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -159,7 +175,9 @@ def test_a_finished_run_says_so(run):
 def test_upstreams_run_resumes(tmp_path, run):
     """A list [model, optimizer, epoch, step, ema] with DataParallel's names; the config's learning rate wins."""
     own = checkpoint(run.exp)
-    model = {f"module.{name}": value.contiguous() for name, value in own["model"].items()}  # as upstream's lie in memory
+    model = {
+        f"module.{name}": value.contiguous() for name, value in own["model"].items()
+    }  # as upstream's lie in memory
     for state in own["optimizer"]["state"].values():
         state |= {name: value.contiguous() for name, value in state.items()}
     (tmp_path / "logs" / "d").mkdir(parents=True)
@@ -203,7 +221,13 @@ def test_upstreams_run_without_an_average_resumes(tmp_path, run):
     (tmp_path / "logs" / "d").mkdir(parents=True)
     torch.save([own["model"], own["optimizer"], 1, 4], tmp_path / "logs" / "d" / "ckpt.pth")
     process = main(
-        "--config", small_config(tmp_path / "c.yml", training__n_iters=5), "--exp", tmp_path, "--doc", "d", "--resume_training"
+        "--config",
+        small_config(tmp_path / "c.yml", training__n_iters=5),
+        "--exp",
+        tmp_path,
+        "--doc",
+        "d",
+        "--resume_training",
     )
     assert "no EMA" in process.stderr
     after = checkpoint(tmp_path)
@@ -216,16 +240,56 @@ def test_resuming_with_another_optimizer_or_weights_only_is_refused(tmp_path, ru
     (tmp_path / "logs" / "d").mkdir(parents=True)
     torch.save([own["model"], own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
     sgd = small_config(tmp_path / "sgd.yml", optim__optimizer="SGD", training__n_iters=9)
-    refuses("--config", sgd, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("momentum_buffer", "SGD"), tree=tmp_path)
+    refuses(
+        "--config",
+        sgd,
+        "--exp",
+        tmp_path,
+        "--doc",
+        "d",
+        "--resume_training",
+        says=("momentum_buffer", "SGD"),
+        tree=tmp_path,
+    )
     torch.save([own["model"], {}, 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
-    refuses("--config", sgd, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("weights only",), tree=tmp_path)
+    refuses(
+        "--config",
+        sgd,
+        "--exp",
+        tmp_path,
+        "--doc",
+        "d",
+        "--resume_training",
+        says=("weights only",),
+        tree=tmp_path,
+    )
     own["optimizer"]["state"][3]["exp_avg"] = torch.zeros(7)
     torch.save([own["model"], own["optimizer"], 1, 4, own["ema"]], tmp_path / "logs" / "d" / "ckpt.pth")
     adam = small_config(tmp_path / "adam.yml", training__n_iters=9)
-    refuses("--config", adam, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("entry 3 is not",), tree=tmp_path)
+    refuses(
+        "--config",
+        adam,
+        "--exp",
+        tmp_path,
+        "--doc",
+        "d",
+        "--resume_training",
+        says=("entry 3 is not",),
+        tree=tmp_path,
+    )
     torch.save(own["model"], tmp_path / "logs" / "d" / "ckpt.pth")
     adam = small_config(tmp_path / "adam.yml", training__n_iters=9)
-    refuses("--config", adam, "--exp", tmp_path, "--doc", "d", "--resume_training", says=("weights only",), tree=tmp_path)
+    refuses(
+        "--config",
+        adam,
+        "--exp",
+        tmp_path,
+        "--doc",
+        "d",
+        "--resume_training",
+        says=("weights only",),
+        tree=tmp_path,
+    )
 
 
 def test_auto_starts_a_run_and_then_continues_it(tmp_path):
@@ -309,7 +373,9 @@ def test_two_trainings_of_one_run_are_refused(tmp_path):
 def test_an_interrupt_is_a_sentence_and_130(tmp_path):
     config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
     command = [sys.executable, MAIN, "--config", str(config), "--exp", str(tmp_path), "--doc", "d"]
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which parallel tests' processes do not, nor their children
+    heeds = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # which parallel tests' processes do not, nor their children
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     wait_for(tmp_path / "logs" / "d" / "ckpt.pth")
     process.send_signal(signal.SIGINT)
@@ -333,7 +399,9 @@ def test_each_image_is_used_once_an_epoch_in_an_order_of_its_own():
     assert not np.array_equal(orders[0], orders[1])
 
 
-@given(length=st.integers(1, 40), batch_size=st.integers(1, 45), seed=st.integers(0, 2**32 - 1), data=st.data())
+@given(
+    length=st.integers(1, 40), batch_size=st.integers(1, 45), seed=st.integers(0, 2**32 - 1), data=st.data()
+)
 def test_from_any_position_the_data_go_on_as_they_would_have(length, batch_size, seed, data):
     whole = list(training_order(length, batch_size, seed, epoch=0, images_seen=0, n_epochs=3))
     k = data.draw(st.integers(0, len(whole) - 1))
@@ -353,7 +421,12 @@ def test_optimizers_have_upstreams_constants():
     model = torch.nn.Linear(2, 2)
     optim = dict(lr=0.1, weight_decay=0.01, beta1=0.8, amsgrad=True, eps=1e-7)
     adam = build_optimizer(model, OptimConfig("Adam", **optim)).defaults
-    assert (adam["betas"], adam["amsgrad"], adam["eps"], adam["weight_decay"]) == ((0.8, 0.999), True, 1e-7, 0.01)
+    assert (adam["betas"], adam["amsgrad"], adam["eps"], adam["weight_decay"]) == (
+        (0.8, 0.999),
+        True,
+        1e-7,
+        0.01,
+    )
     assert build_optimizer(model, OptimConfig("RMSProp", **optim)).defaults["weight_decay"] == 0.01
     assert build_optimizer(model, OptimConfig("SGD", **optim)).defaults["momentum"] == 0.9
 
@@ -362,8 +435,12 @@ def test_test_reports_the_validation_loss(run, tmp_path):
     """--test computes what training logged at that step, to the last digit that both print."""
     config = small_config(tmp_path / "c.yml", training__n_iters=3)
     main("--config", config, "--exp", tmp_path, "--doc", "d")
-    logged = re.search(r"step: 3, validation_loss: ([\d.]+)", (tmp_path / "logs" / "d" / "stdout.txt").read_text())[1]
-    said = main("--config", config, "--exp", tmp_path, "--doc", "d", "--test", "--num_samples", 2, fresh=True).stdout
-    assert float(re.search(r"validation_loss: ([\d.]+) on 299 test images, ema weights", said)[1]) == pytest.approx(
-        float(logged), abs=1e-5
-    )
+    logged = re.search(
+        r"step: 3, validation_loss: ([\d.]+)", (tmp_path / "logs" / "d" / "stdout.txt").read_text()
+    )[1]
+    said = main(
+        "--config", config, "--exp", tmp_path, "--doc", "d", "--test", "--num_samples", 2, fresh=True
+    ).stdout
+    assert float(
+        re.search(r"validation_loss: ([\d.]+) on 299 test images, ema weights", said)[1]
+    ) == pytest.approx(float(logged), abs=1e-5)

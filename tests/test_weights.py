@@ -60,7 +60,9 @@ def pipe(tmp_path_factory):
 
 def edit(path, **changes):
     """Change a JSON file's keys; ... removes one."""
-    content = {key: value for key, value in {**json.loads(path.read_text()), **changes}.items() if value is not ...}
+    content = {
+        key: value for key, value in {**json.loads(path.read_text()), **changes}.items() if value is not ...
+    }
     path.write_text(json.dumps(content))
 
 
@@ -71,13 +73,18 @@ def spell_as_old(folder):
     for name in ("unet", "scheduler"):
         (folder / name).rmdir()
     weights = load_file(folder / diffusers.SAFETENSORS)
-    renamed = {re.sub(r"to_q|to_k|to_v|to_out\.0", lambda m: OLD_SPELLING[m[0]], name): v for name, v in weights.items()}
+    renamed = {
+        re.sub(r"to_q|to_k|to_v|to_out\.0", lambda m: OLD_SPELLING[m[0]], name): v
+        for name, v in weights.items()
+    }
     assert len(renamed.keys() - weights.keys()) >= 8
     (folder / diffusers.SAFETENSORS).unlink()
     torch.save(renamed, folder / diffusers.BIN)
 
 
-@pytest.mark.parametrize("name, ch, attention", [("cifar10.yml", 128, 1), ("celeba.yml", 32, 2), ("church.yml", 32, 4)])
+@pytest.mark.parametrize(
+    "name, ch, attention", [("cifar10.yml", 128, 1), ("celeba.yml", 32, 2), ("church.yml", 32, 4)]
+)
 def test_diffusers_networks_compute_the_same_here(tmp_path, name, ch, attention):
     """The published architectures, in both spellings of attention; the larger ones narrower."""
     config = load_config(name)
@@ -95,7 +102,9 @@ def test_diffusers_networks_compute_the_same_here(tmp_path, name, ch, attention)
         with torch.no_grad():
             assert (diffusion.model(x, t) - expected).abs().max() < 1e-4 * expected.std().clamp(max=1)
         own = diffusion.config
-        assert own.model == replace(config.model, dropout=0.0, var_type="fixedsmall", ema_rate=own.model.ema_rate)
+        assert own.model == replace(
+            config.model, dropout=0.0, var_type="fixedsmall", ema_rate=own.model.ema_rate
+        )
         assert own.diffusion == config.diffusion
         Diffusion.from_pretrained(str(folder), config, device="cpu")
 
@@ -123,7 +132,10 @@ def test_the_steps_are_ddim_schedulers_through_the_exported_folder(tmp_path):
             expected = np.round(255 * (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())
             assert expected.std() > 10 and np.mean((expected > 0) & (expected < 255)) > 0.2
             main(*command, "--sample", "--fid", "--num_samples", 2, "--timesteps", S, "-i", f"{schedule}{S}")
-            ours = [np.asarray(Image.open(tmp_path / "image_samples" / f"{schedule}{S}" / f"{i}.png"), float) for i in (0, 1)]
+            ours = [
+                np.asarray(Image.open(tmp_path / "image_samples" / f"{schedule}{S}" / f"{i}.png"), float)
+                for i in (0, 1)
+            ]
             assert np.abs(ours - expected).max() <= 1
 
 
@@ -200,7 +212,9 @@ def test_a_schedule_survives_a_folder(tmp_path, pipe, schedule):
     diffusers.save(tmp_path / "out", load_checkpoint(pipe).model, config)
     assert diffusers_config.read(tmp_path / "out") == config
     scheduler = reference.DDIMScheduler.from_pretrained(tmp_path / "out" / "scheduler")
-    torch.testing.assert_close(scheduler.alphas_cumprod, alphas_cumprod(betas(config.diffusion))[1:], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        scheduler.alphas_cumprod, alphas_cumprod(betas(config.diffusion))[1:], rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +235,10 @@ def test_diffusers_schedules_are_read(tmp_path, theirs, ours):
 def test_a_key_that_diffusers_ignores_is_ignored_and_named(tmp_path, pipe):
     folder = shutil.copytree(pipe, tmp_path / "p")
     edit(folder / "unet" / "config.json", num_head_channels=7)
-    assert "num_head_channels" in main("--inspect", folder).stderr and "ignored" not in main("--inspect", pipe).stderr
+    assert (
+        "num_head_channels" in main("--inspect", folder).stderr
+        and "ignored" not in main("--inspect", pipe).stderr
+    )
     assert diffusers_config.read(folder) == diffusers_config.read(pipe)
     assert diffusers_config.read(pipe).model.var_type == "fixedlarge"
 
@@ -282,14 +299,30 @@ def test_a_network_with_more_than_ours_is_refused_by_name(tmp_path, pipe, change
 @pytest.mark.parametrize(
     "file, changes, says",
     [
-        ("scheduler/scheduler_config.json", dict(prediction_type="v_prediction"), ["prediction_type", "v_prediction", "epsilon"]),
+        (
+            "scheduler/scheduler_config.json",
+            dict(prediction_type="v_prediction"),
+            ["prediction_type", "v_prediction", "epsilon"],
+        ),
         ("scheduler/scheduler_config.json", dict(rescale_betas_zero_snr=True), ["rescale_betas_zero_snr"]),
         ("scheduler/scheduler_config.json", dict(variance_type="learned_range"), ["variance_type"]),
-        ("scheduler/scheduler_config.json", dict(beta_schedule="squaredcos_cap_v2"), ["beta_schedule", "squaredcos_cap_v2"]),
+        (
+            "scheduler/scheduler_config.json",
+            dict(beta_schedule="squaredcos_cap_v2"),
+            ["beta_schedule", "squaredcos_cap_v2"],
+        ),
         ("scheduler/scheduler_config.json", dict(trained_betas=[0.1, 0.2]), ["trained_betas", "1000"]),
-        ("scheduler/scheduler_config.json", dict(trained_betas=[0.1, 0.3, 0.2] + 997 * [0.5]), ["trained_betas", "schedules"]),
+        (
+            "scheduler/scheduler_config.json",
+            dict(trained_betas=[0.1, 0.3, 0.2] + 997 * [0.5]),
+            ["trained_betas", "schedules"],
+        ),
         ("scheduler/scheduler_config.json", dict(beta_end="much"), ["beta_end is 'much'"]),
-        ("scheduler/scheduler_config.json", dict(_class_name="FlowMatchEulerDiscreteScheduler"), ["FlowMatch", "DDIMScheduler"]),
+        (
+            "scheduler/scheduler_config.json",
+            dict(_class_name="FlowMatchEulerDiscreteScheduler"),
+            ["FlowMatch", "DDIMScheduler"],
+        ),
         ("model_index.json", dict(_class_name="LDMPipeline"), ["LDMPipeline", "DDPMPipeline"]),
     ],
 )
@@ -306,7 +339,9 @@ def test_a_pipeline_with_more_than_ours_is_refused_by_name(tmp_path, pipe, file,
 def test_json_that_is_none_is_refused(tmp_path, pipe, text, says):
     folder = shutil.copytree(pipe, tmp_path / "p")
     (folder / "unet" / "config.json").write_text(text)
-    refuses("--ckpt", folder, "--exp", tmp_path, "--sample", "--fid", says=("config.json", says), tree=tmp_path)
+    refuses(
+        "--ckpt", folder, "--exp", tmp_path, "--sample", "--fid", says=("config.json", says), tree=tmp_path
+    )
 
 
 class Malicious:
@@ -320,17 +355,27 @@ def test_weights_that_do_not_fit_their_folder_are_refused_by_name(tmp_path, pipe
     lacking = {name: value for name, value in good.items() if name != "mid_block.attentions.0.to_q.weight"}
     cut = (pipe / "unet" / diffusers.SAFETENSORS).read_bytes()[:-10]
     cases = {
-        "lacking": (lambda unet: save_file(lacking, unet / diffusers.SAFETENSORS), ["mid.attn_1.q.weight (64, 64, 1, 1)"]),
+        "lacking": (
+            lambda unet: save_file(lacking, unet / diffusers.SAFETENSORS),
+            ["mid.attn_1.q.weight (64, 64, 1, 1)"],
+        ),
         "strange": (
-            lambda unet: save_file(good | {"class_embedding.weight": torch.zeros(3)}, unet / diffusers.SAFETENSORS),
+            lambda unet: save_file(
+                good | {"class_embedding.weight": torch.zeros(3)}, unet / diffusers.SAFETENSORS
+            ),
             ["class_embedding.weight (3,)"],
         ),
         "misshapen": (
-            lambda unet: save_file(good | {"conv_in.weight": torch.zeros(64, 3, 3, 3)}, unet / diffusers.SAFETENSORS),
+            lambda unet: save_file(
+                good | {"conv_in.weight": torch.zeros(64, 3, 3, 3)}, unet / diffusers.SAFETENSORS
+            ),
             ["conv_in.weight", "(64, 3, 3, 3)", "(32, 3, 3, 3)"],
         ),
         "none": (lambda unet: None, ["holds no weights", diffusers.SAFETENSORS, diffusers.BIN]),
-        "code": (lambda unet: torch.save({"conv_in.weight": Malicious()}, unet / diffusers.BIN), ["holds code", "not run"]),
+        "code": (
+            lambda unet: torch.save({"conv_in.weight": Malicious()}, unet / diffusers.BIN),
+            ["holds code", "not run"],
+        ),
         "cut": (lambda unet: (unet / diffusers.SAFETENSORS).write_bytes(cut), ["damaged"]),
         "list": (lambda unet: torch.save([1], unet / diffusers.BIN), ["holds a list"]),
     }
@@ -348,7 +393,16 @@ def test_weights_that_do_not_fit_their_folder_are_refused_by_name(tmp_path, pipe
         says=["diffusers", "name its folder"], tree=tmp_path,
     )  # fmt: skip
     (tmp_path / "cut.safetensors").write_bytes(cut)
-    refuses("--ckpt", tmp_path / "cut.safetensors", "--exp", tmp_path, "--sample", "--fid", says=["damaged"], tree=tmp_path)
+    refuses(
+        "--ckpt",
+        tmp_path / "cut.safetensors",
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        says=["damaged"],
+        tree=tmp_path,
+    )
 
 
 @pytest.mark.parametrize(
@@ -374,13 +428,27 @@ def test_a_folder_is_held_against_the_config(tmp_path, pipe, section, changes, s
 
 
 def test_without_a_config_the_folders_own_serves(tmp_path, pipe):
-    main("--ckpt", pipe, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 2, "--timesteps", 2, fresh=True)
+    main(
+        "--ckpt",
+        pipe,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        2,
+        "--timesteps",
+        2,
+        fresh=True,
+    )
     (tmp_path / "c.yml").write_text(to_yaml(diffusers_config.read(pipe)))
     assert load_config(str(tmp_path / "c.yml")) == diffusers_config.read(pipe)
     command = ("--ckpt", pipe, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 2, "--timesteps", 2)
     assert "0 images to make" in main("--config", tmp_path / "c.yml", *command).stderr
     shutil.copytree(pipe / "unet", tmp_path / "alone")
-    said = main("--ckpt", tmp_path / "alone", "--exp", tmp_path, "--inspect", tmp_path / "alone", code=2).stderr
+    said = main(
+        "--ckpt", tmp_path / "alone", "--exp", tmp_path, "--inspect", tmp_path / "alone", code=2
+    ).stderr
     assert "--ckpt goes with" in said
     said = main("--inspect", tmp_path / "alone")
     assert "no scheduler_config.json" in said.stderr and "linear from 0.0001 to 0.02, 1000" in said.stdout
@@ -390,10 +458,14 @@ def test_a_runs_own_config_lies_beside_its_checkpoint(tmp_path, run):
     sample = ("--sample", "--fid", "--num_samples", 1, "--timesteps", 1, "--exp", tmp_path)
     main("--ckpt", run.ckpt, *sample)
     shutil.copy(run.ckpt, tmp_path / "alone.pth")
-    refuses("--ckpt", tmp_path / "alone.pth", *sample, says=["--config is missing", "alone.pth"], tree=tmp_path)
+    refuses(
+        "--ckpt", tmp_path / "alone.pth", *sample, says=["--config is missing", "alone.pth"], tree=tmp_path
+    )
     refuses("--ckpt", tmp_path / "none.pth", *sample, says=["no checkpoint at"], tree=tmp_path)
     refuses("--use_pretrained", *sample, says=["--config is missing"], tree=tmp_path)
-    refuses("--ckpt", "ema_cifar01", *sample, says=["ema_cifar01", "did you mean 'ema_cifar10'?"], tree=tmp_path)
+    refuses(
+        "--ckpt", "ema_cifar01", *sample, says=["ema_cifar01", "did you mean 'ema_cifar10'?"], tree=tmp_path
+    )
 
 
 def test_published_names_know_their_config_and_place(monkeypatch):
@@ -422,19 +494,30 @@ def test_half_precision_halves_the_file_and_is_what_numpy_rounds_to(tmp_path, ru
     half, full = load_file(tmp_path / "w.fp16.safetensors"), load_file(tmp_path / "w.safetensors")
     for name, value in full.items():
         assert np.array_equal(half[name].numpy(), value.numpy().astype(np.float16)), name
-    assert (tmp_path / "w.fp16.safetensors").stat().st_size < 0.6 * (tmp_path / "w.safetensors").stat().st_size
+    assert (tmp_path / "w.fp16.safetensors").stat().st_size < 0.6 * (
+        tmp_path / "w.safetensors"
+    ).stat().st_size
     sample = ("--exp", tmp_path, "--sample", "--fid", "--num_samples", 2, "--timesteps", 3)
     main("--config", run.config, "--ckpt", tmp_path / "w.fp16.safetensors", *sample)
 
     huge = full | {"conv_in.bias": torch.full_like(full["conv_in.bias"], 1e5)}
     torch.save(huge, tmp_path / "huge.pth")
-    arguments = ("--config", run.config, "--ckpt", tmp_path / "huge.pth", "--export", tmp_path / "h.fp16.safetensors")
+    arguments = (
+        "--config",
+        run.config,
+        "--ckpt",
+        tmp_path / "huge.pth",
+        "--export",
+        tmp_path / "h.fp16.safetensors",
+    )
     refuses(*arguments, says=["conv_in.bias", "half precision", ".fp16"], tree=tmp_path)
 
 
 def test_the_shipped_weights_need_no_network_and_are_small(tmp_path, monkeypatch):
     shipped = pretrained.PUBLISHED["fashion_mnist"]
-    assert shipped.path.stat().st_size < 10_000_000 and {v.dtype for v in load_file(shipped.path).values()} == {torch.float16}
+    assert shipped.path.stat().st_size < 10_000_000 and {
+        v.dtype for v in load_file(shipped.path).values()
+    } == {torch.float16}
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
     sample = ("--exp", tmp_path, "--sample", "--fid", "--num_samples", 2, "--timesteps", 3)
     main("--config", "fashion_mnist.yml", "--use_pretrained", *sample)
@@ -446,13 +529,25 @@ def test_shipped_weights_that_are_damaged_or_of_another_network_are_refused(tmp_
     tree = yaml.safe_load((ROOT / "configs" / "fashion_mnist.yml").read_text())
     tree["model"]["ch"] = 64
     (tmp_path / "wide.yml").write_text(yaml.safe_dump(tree))
-    refuses("--config", tmp_path / "wide.yml", *use, says=["does not fit the config", "(128, 32)", "(256, 64)"], tree=tmp_path)
+    refuses(
+        "--config",
+        tmp_path / "wide.yml",
+        *use,
+        says=["does not fit the config", "(128, 32)", "(256, 64)"],
+        tree=tmp_path,
+    )
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
     refuses(
-        "--config", "fashion_mnist.yml", *use, says=["fashion_mnist.fp16.safetensors is missing", "git checkout"], tree=tmp_path
+        "--config",
+        "fashion_mnist.yml",
+        *use,
+        says=["fashion_mnist.fp16.safetensors is missing", "git checkout"],
+        tree=tmp_path,
     )
     (tmp_path / "fashion_mnist.fp16.safetensors").write_bytes(b"damaged")
-    refuses("--config", "fashion_mnist.yml", *use, says=["does not have its md5", "git checkout"], tree=tmp_path)
+    refuses(
+        "--config", "fashion_mnist.yml", *use, says=["does not have its md5", "git checkout"], tree=tmp_path
+    )
 
 
 def test_an_export_that_cannot_be_is_refused_and_writes_nothing(tmp_path, run):
@@ -469,7 +564,10 @@ def test_an_export_that_cannot_be_is_refused_and_writes_nothing(tmp_path, run):
         ((*base, "--export", tmp_path / "new.pth", "--weights", "raw"), ["--weights", "both"]),
         ((*base, "--export", tmp_path / "new", "--sample", "--fid"), ["--sample and --export are two tasks"]),
         (("--config", run.config, "--export", tmp_path / "new"), ["--doc is missing"]),
-        (("--config", run.config, "--ckpt", tmp_path / "no", "--export", tmp_path / "new"), ["no checkpoint at"]),
+        (
+            ("--config", run.config, "--ckpt", tmp_path / "no", "--export", tmp_path / "new"),
+            ["no checkpoint at"],
+        ),
     ]
     for section, key, value, says in (
         ("model", "type", "bayesian", "model.type bayesian"),
@@ -478,7 +576,9 @@ def test_an_export_that_cannot_be_is_refused_and_writes_nothing(tmp_path, run):
     ):
         path = tmp_path / f"{key}.yml"
         path.write_text(yaml.safe_dump(own | {section: own[section] | {key: value}}))
-        cases.append((("--config", path, "--ckpt", run.ckpt, "--export", tmp_path / "new"), [says, ".safetensors"]))
+        cases.append(
+            (("--config", path, "--ckpt", run.ckpt, "--export", tmp_path / "new"), [says, ".safetensors"])
+        )
     pooled = own["model"] | {"ch_mult": [1, 1], "resamp_with_conv": False}
     (tmp_path / "pooled.yml").write_text(yaml.safe_dump(own | {"model": pooled}))
     arguments = ("--config", tmp_path / "pooled.yml", "--ckpt", run.ckpt, "--export", tmp_path / "new")
@@ -517,8 +617,26 @@ def test_inspect_tells_what_each_format_holds(tmp_path, run):
         "step 4, epoch 1, an optimizer with its state", "fits: no shipped config", f"{run.config}: fits",
     ):  # fmt: skip
         assert words in said
-    main("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--sample", "--fid", "--num_samples", 1, "--timesteps", 1)
-    assert json.loads((tmp_path / "image_samples" / "images" / "manifest.json").read_text())["decides"]["weights"] == ema
+    main(
+        "--config",
+        run.config,
+        "--ckpt",
+        run.ckpt,
+        "--exp",
+        tmp_path,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        1,
+        "--timesteps",
+        1,
+    )
+    assert (
+        json.loads((tmp_path / "image_samples" / "images" / "manifest.json").read_text())["decides"][
+            "weights"
+        ]
+        == ema
+    )
 
     formats = {
         "list.pth": "upstream's list of 5",
@@ -539,9 +657,17 @@ def test_inspect_tells_what_each_format_holds(tmp_path, run):
 def test_inspect_says_which_configs_fit_and_why_one_does_not(tmp_path, run):
     torch.save(build_unet(load_config("digits.yml")).state_dict(), tmp_path / "digits.pth")
     said = main("--inspect", tmp_path / "digits.pth", "--config", run.config).stdout
-    assert "fits: digits.yml\n" in said and f"{run.config}: {tmp_path / 'digits.pth'} does not fit the config: mid." in said
+    assert (
+        "fits: digits.yml\n" in said
+        and f"{run.config}: {tmp_path / 'digits.pth'} does not fit the config: mid." in said
+    )
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
-    refuses("--inspect", tmp_path / "other.pth", says=["conv_in.weight", "no network of this program's"], tree=tmp_path)
+    refuses(
+        "--inspect",
+        tmp_path / "other.pth",
+        says=["conv_in.weight", "no network of this program's"],
+        tree=tmp_path,
+    )
 
 
 def test_inspect_recognises_a_published_file_by_its_md5(tmp_path, run, monkeypatch):
@@ -558,7 +684,9 @@ def test_the_architecture_is_read_from_names_and_shapes(name):
     with torch.device("meta"):
         found = infer(build_unet(config).state_dict(), name)
     model = config.model
-    levels = [i for i in range(len(model.ch_mult)) if config.data.image_size // 2**i in model.attn_resolutions]
+    levels = [
+        i for i in range(len(model.ch_mult)) if config.data.image_size // 2**i in model.attn_resolutions
+    ]
     assert (found.in_channels, found.out_ch, found.ch, found.ch_mult) == (
         model.in_channels,
         model.out_ch,
@@ -576,7 +704,18 @@ def test_the_readmes_five_lines(tmp_path, pipe, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(lines.replace('"fashion_mnist"', repr(str(pipe))), {})
     images = sorted(tmp_path.glob("*.png"))
-    main("--ckpt", pipe, "--sample", "--fid", "--num_samples", len(images), "--timesteps", 20, "--batch_size", len(images))
+    main(
+        "--ckpt",
+        pipe,
+        "--sample",
+        "--fid",
+        "--num_samples",
+        len(images),
+        "--timesteps",
+        20,
+        "--batch_size",
+        len(images),
+    )
     for path in images:
         expected = Image.open(tmp_path / "exp" / "image_samples" / "images" / path.name)
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(expected))

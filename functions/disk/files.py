@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from configs.refusal import Refusal
+
 
 @contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
@@ -59,14 +61,14 @@ def link(source: Path, path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process, by a lock beside it. Raises ValueError where another process has it."""
+    """Hold `folder` for this process, by a lock beside it. Raises Refusal where another process has it."""
     path = folder.with_name(f"{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
             yield
     except Timeout:
-        raise ValueError(f"{folder} is in use by another process; wait for it, or choose another name") from None
+        raise Refusal(f"{folder} is in use by another process; wait for it, or choose another name") from None
 
 
 def move_aside(*folders: Path) -> list[tuple[Path, Path]]:

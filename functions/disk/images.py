@@ -12,10 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from configs.refusal import Refusal
 from functions.disk import files
 from functions.runtime.threads import thread_count, to_host
 
-SHEET_CELL, SHEET_CELL_MAX = 48, 128  # pixels: smaller images are enlarged by a whole factor, larger ones reduced
+SHEET_CELL, SHEET_CELL_MAX = (
+    48,
+    128,
+)  # pixels: smaller images are enlarged by a whole factor, larger ones reduced
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -49,7 +53,10 @@ def png_writer(folder: Path, *, beside: bool) -> Iterator[Callable[[Sequence[str
         host = to_host(images)
         while len(pending) > len(names):
             pending.popleft().result()
-        pending.extend(pool.submit(lambda name, i: write_png(folder / name, host()[i]), name, i) for i, name in enumerate(names))
+        pending.extend(
+            pool.submit(lambda name, i: write_png(folder / name, host()[i]), name, i)
+            for i, name in enumerate(names)
+        )
 
     try:
         yield write
@@ -60,27 +67,27 @@ def png_writer(folder: Path, *, beside: bool) -> Iterator[Callable[[Sequence[str
 
 
 def read_png(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """A picture as uint8 (c, h, w). Raises ValueError where it can't be decoded, or has another size than `shape`."""
+    """A picture as uint8 (c, h, w). Raises Refusal where it can't be decoded, or has another size than `shape`."""
     channels, height, width = shape
     check_size(path, shape)
     try:
         with Image.open(path) as image:
             array = np.array(image.convert("L" if channels == 1 else "RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"the image {path} cannot be decoded ({error})") from None
+        raise Refusal(f"the image {path} cannot be decoded ({error})") from None
     return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
 
 
 def check_size(path: Path, shape: tuple[int, int, int]) -> None:
-    """Raise ValueError where the picture is not one of `shape` (c, h, w); only its header is read."""
+    """Raise Refusal where the picture is not one of `shape` (c, h, w); only its header is read."""
     _, height, width = shape
     try:
         with Image.open(path) as image:
             size = image.size
     except OSError as error:
-        raise ValueError(f"the image {path} cannot be decoded ({error})") from None
+        raise Refusal(f"the image {path} cannot be decoded ({error})") from None
     if size != (width, height):
-        raise ValueError(
+        raise Refusal(
             f"the image {path} has {size[0]} x {size[1]} pixels; all must have {width} x {height}, the config's size"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs.refusal import Refusal
 from functions.disk import files
 
 NAME = "manifest.json"
@@ -16,7 +17,7 @@ NAME = "manifest.json"
 def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, Any] | None:
     """The manifest of the same run, for at most as many images; None where `folder` is new or empty.
 
-    decides: everything that decides the pixels, as plain JSON values. Raises ValueError with the first difference.
+    decides: everything that decides the pixels, as plain JSON values. Raises Refusal with the first difference.
     """
     there = _read(folder)
     if there is None:
@@ -40,7 +41,13 @@ def claim(folder: Path, decides: dict[str, Any], num_samples: int, records: dict
     if there is not None and there["num_samples"] == num_samples:
         return
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    part = {"up_to": num_samples, "date": date, "torch": torch.__version__, "numpy": np.__version__, **records}
+    part = {
+        "up_to": num_samples,
+        "date": date,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        **records,
+    }
     parts = [*(there["parts"] if there else []), part]
     manifest = {"decides": decides, "num_samples": num_samples, "parts": parts}
     files.write_text(folder / NAME, json.dumps(manifest, indent=1) + "\n")
@@ -56,7 +63,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         manifest = None
     kinds = {"decides": dict, "num_samples": int, "parts": list}
-    if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):
+    if not isinstance(manifest, dict) or any(
+        not isinstance(manifest.get(key), kind) for key, kind in kinds.items()
+    ):
         raise _refusal(folder, f"its {NAME} is damaged")
     return manifest
 
@@ -75,5 +84,5 @@ def _describe(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
-def _refusal(folder: Path, why: str) -> ValueError:
-    return ValueError(f"{folder} is kept for other images: {why}; name another folder with -i")
+def _refusal(folder: Path, why: str) -> Refusal:
+    return Refusal(f"{folder} is kept for other images: {why}; name another folder with -i")

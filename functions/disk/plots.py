@@ -32,7 +32,9 @@ def lines(path: Path, curves: dict[str, Curve], x_label: str, y_label: str, log_
         line = axes.errorbar(x, y, [point.spread or 0 for point in curve], marker="o", capsize=3, label=name)
         known = [(point.x, point.published) for point in curve if point.published is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), "x", color=line.lines[0].get_color(), label=f"{name}, published")
+            axes.plot(
+                *zip(*known, strict=True), "x", color=line.lines[0].get_color(), label=f"{name}, published"
+            )
     if log_x:
         axes.set_xscale("log")
     if all(point.y > 0 for curve in curves.values() for point in curve):

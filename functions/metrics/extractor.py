@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from configs.refusal import Refusal
 from functions import weights
 from functions.disk import files
 from functions.runtime import distributed
@@ -82,16 +83,18 @@ def _full_precision() -> Iterator[None]:
 def load_extractor(path: Path | None, image_size: int, device: torch.device) -> Extractor:
     """The extractor of a file, told apart by what it holds; Inception from the cache or its address where `path` is None.
 
-    Raises ValueError for a file that is neither Inception's weights nor a program for images of `image_size`.
+    Raises Refusal for a file that is neither Inception's weights nor a program for images of `image_size`.
     """
     if path is None:
         path = _published_inception()
     if not path.is_file():
-        raise ValueError(f"--features {path}: there is no such file; it takes Inception's weights or an exported program")
+        raise Refusal(
+            f"--features {path}: there is no such file; it takes Inception's weights or an exported program"
+        )
     if not _is_program(path):
         return _inception(path, device)
     if path.suffix != PROGRAM:
-        raise ValueError(
+        raise Refusal(
             f"--features {path} is an exported program, and loading one runs code, as a script does: "
             f"if you trust it, give it a name that ends in {PROGRAM}"
         )
@@ -101,14 +104,20 @@ def load_extractor(path: Path | None, image_size: int, device: torch.device) -> 
 def _published_inception() -> Path:
     folder = Path(torch.hub.get_dir(), "checkpoints")
     path = folder / FILE_NAMES[0]
-    with distributed.main_first():  # the look too: who came later would see a file that the first is still asked about
+    with (
+        distributed.main_first()
+    ):  # the look too: who came later would see a file that the first is still asked about
         there = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
         if there is None:
             _download(path)
     path = there or path
     if not files.digest(path, "sha256").startswith(HASH_PREFIX):
-        raise ValueError(f"{path} is damaged: its SHA-256 must begin with {HASH_PREFIX}; remove it, and it is fetched again")
-    logging.info(f"Inception's weights: {path}; of its SHA-256 only the first 8 digits were published, and they match")
+        raise Refusal(
+            f"{path} is damaged: its SHA-256 must begin with {HASH_PREFIX}; remove it, and it is fetched again"
+        )
+    logging.info(
+        f"Inception's weights: {path}; of its SHA-256 only the first 8 digits were published, and they match"
+    )
     return path
 
 
@@ -117,7 +126,7 @@ def _download(path: Path) -> None:
     try:
         torch.hub.download_url_to_file(ADDRESS, str(path), hash_prefix=HASH_PREFIX)
     except (OSError, RuntimeError) as error:  # no network; another hash
-        raise ValueError(
+        raise Refusal(
             f"Inception's weights could not be downloaded ({type(error).__name__}): fetch {ADDRESS} by hand, whose SHA-256 "
             f"begins with {HASH_PREFIX}, and name the file with --features, or put it at {path}"
         ) from None
@@ -126,7 +135,7 @@ def _download(path: Path) -> None:
 def _inception(path: Path, device: torch.device) -> Extractor:
     checkpoint = weights.load_checkpoint(path)
     if "Mixed_7c.branch1x1.conv.weight" not in checkpoint.model:
-        raise ValueError(
+        raise Refusal(
             f"--features {path} holds no Inception: {FILE_NAMES[0]} does, and exported programs (.pt2) are taken too"
         )
 
@@ -137,9 +146,13 @@ def _inception(path: Path, device: torch.device) -> Extractor:
     torch.save(checkpoint.model, tensors)
     tensors.seek(0)
     try:
-        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=tensors)
+        network = FeatureExtractorInceptionV3(
+            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=tensors
+        )
     except RuntimeError as error:
-        raise ValueError(f"--features {path} does not fit Inception: {' '.join(str(error).split())[:300]}") from None
+        raise Refusal(
+            f"--features {path} does not fit Inception: {' '.join(str(error).split())[:300]}"
+        ) from None
     digest = files.digest(path, "sha256")
     return Extractor(f"Inception {digest[:8]}", digest, 2048, 1008, device, network.to(device))
 
@@ -149,7 +162,10 @@ def _is_program(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in archive.namelist())
+        return any(
+            name.endswith(("models/model.json", "serialized_exported_program.json"))
+            for name in archive.namelist()
+        )
 
 
 def _program(path: Path, image_size: int, device: torch.device) -> Extractor:
@@ -158,9 +174,11 @@ def _program(path: Path, image_size: int, device: torch.device) -> Extractor:
         network = torch.export.load(path).module().to(device)
         for n in (2, 3):
             output = network(torch.zeros(n, 3, image_size, image_size, dtype=torch.uint8, device=device))
-            assert isinstance(output, Tensor) and output.shape == (n, output.numel() // n), "its result is not N x D"
+            assert isinstance(output, Tensor) and output.shape == (n, output.numel() // n), (
+                "its result is not N x D"
+            )
     except (RuntimeError, AssertionError, ValueError, TypeError, LookupError) as error:
-        raise ValueError(
+        raise Refusal(
             f"--features {path}: the program does not take uint8 (N, 3, {image_size}, {image_size}) of any N to (N, D): "
             f"{' '.join(str(error).split())[:200]}"
         ) from None

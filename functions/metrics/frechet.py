@@ -48,7 +48,9 @@ class Moments:
     def sum_over_ranks(self) -> None:
         """Merge those of all ranks."""
         own, mean = self.n, self.mean.clone()
-        counts = distributed.all_reduce_sum(torch.tensor([float(own)], dtype=torch.float64, device=self.device))
+        counts = distributed.all_reduce_sum(
+            torch.tensor([float(own)], dtype=torch.float64, device=self.device)
+        )
         self.n = round(counts.item())
         self.mean = distributed.all_reduce_sum(own * mean) / max(self.n, 1)
         delta = mean - self.mean

@@ -57,6 +57,11 @@ def precision_recall(features: Tensor, reference: Tensor) -> PrecisionRecall:
     """With balls to the third neighbour (arXiv 1904.06991). features (N, D) and reference (M, D), float32, N and M > 3."""
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    settings = {"prc_neighborhood": PR_NEIGHBOURS, "prc_batch_size": 1000, "save_cpu_ram": True, "verbose": False}
+    settings = {
+        "prc_neighborhood": PR_NEIGHBOURS,
+        "prc_batch_size": 1000,
+        "save_cpu_ram": True,
+        "verbose": False,
+    }
     result = prc_features_to_metric(features, reference, **settings)
     return PrecisionRecall(result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL])

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from configs.refusal import Refusal
+
 # What compiling is reckoned to take and to leave of the time of what it compiles, when deciding whether it repays.
 COMPILE_SECONDS, COMPILED_SHARE = 90.0, 0.5
 LARGEST_INDEX = 2**31  # kernels for larger tensors than this are other, slower ones
@@ -123,7 +125,9 @@ class CompiledForBatches:
 def compiled(model: nn.Module, *, graphs: bool = True) -> Callable[..., Tensor]:
     """`model` compiled for one shape, as a CUDA graph where there is CUDA."""
     if next(model.parameters()).is_cuda:
-        return torch.compile(model, dynamic=False, options={"triton.cudagraphs": graphs, "coordinate_descent_tuning": True})
+        return torch.compile(
+            model, dynamic=False, options={"triton.cudagraphs": graphs, "coordinate_descent_tuning": True}
+        )
     return torch.compile(model, dynamic=False)
 
 
@@ -137,7 +141,7 @@ def on_device(images: Tensor, device: torch.device) -> Tensor:
 def should_compile(choice: str, device: torch.device, seconds_left: Callable[[], float]) -> bool:
     """Whether to compile, said in one line. auto: on CUDA, where the work left repays it.
 
-    seconds_left: measures what the work would take as it is. Raises ValueError where `on` can't be had.
+    seconds_left: measures what the work would take as it is. Raises Refusal where `on` can't be had.
     """
     if choice == "off":
         return False
@@ -150,15 +154,19 @@ def should_compile(choice: str, device: torch.device, seconds_left: Callable[[],
     compilers = ("g++", "clang++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
     if not (os.environ.get("CXX" if device.type == "cpu" else "CC") or any(map(shutil.which, compilers))):
         if choice == "on":
-            raise ValueError(f"--compile on needs a compiler, such as {compilers[0]}; there is none on the PATH")
-        logging.info(f"not compiled: that needs a compiler, such as {compilers[0]}, and there is none on the PATH")
+            raise Refusal(f"--compile on needs a compiler, such as {compilers[0]}; there is none on the PATH")
+        logging.info(
+            f"not compiled: that needs a compiler, such as {compilers[0]}, and there is none on the PATH"
+        )
         return False
     if choice == "on":
         logging.info("compiling the network")
         return True
     left = seconds_left()
     repays = left * (1 - COMPILED_SHARE) > COMPILE_SECONDS
-    verdict = "compiling, which is reckoned to halve it" if repays else "not compiled: that would not repay itself"
+    verdict = (
+        "compiling, which is reckoned to halve it" if repays else "not compiled: that would not repay itself"
+    )
     logging.info(f"about {left:.0f} s of work at the speed measured; {verdict}")
     return repays
 

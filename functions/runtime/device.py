@@ -6,17 +6,18 @@ import sys
 
 import torch
 
+from configs.refusal import Refusal
 from functions.runtime import distributed
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device called `name`, or the best there is. Raises ValueError for one that is not there."""
+    """The device called `name`, or the best there is. Raises Refusal for one that is not there."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
         if device.index is not None and distributed.local_world_size() > 1:
-            raise ValueError(
+            raise Refusal(
                 f"--device {name} would put all of torchrun's processes on one GPU; --device cuda gives each its own"
             )
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -24,9 +25,9 @@ def choose_device(name: str | None) -> torch.device:
             device = torch.device("cuda", distributed.local_rank())
         if device.index >= count:
             there = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
-            raise ValueError(f"--device {name}: this machine has {there} for it; cpu always works")
+            raise Refusal(f"--device {name}: this machine has {there} for it; cpu always works")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: this machine has no Metal device; cpu always works")
+        raise Refusal("--device mps: this machine has no Metal device; cpu always works")
     return device
 
 

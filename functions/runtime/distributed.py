@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from configs.refusal import Refusal
+
 # Ranks wait for one another while one downloads or has a batch more to sample; torchrun ends them where one dies.
 PATIENCE = timedelta(days=1)
 
@@ -21,7 +23,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     on_gpu = device.type == "cuda"
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None
+    )
     try:
         yield
     finally:
@@ -61,19 +65,19 @@ def barrier() -> None:
 def main_first() -> Iterator[None]:
     """Rank 0 runs the block before the others do: to download once, to prepare a folder once.
 
-    Where it raises a ValueError, the others raise the same and do not run the block.
+    Where it raises a Refusal, the others raise the same and do not run the block.
     """
     if is_main():
         try:
             yield
-        except ValueError as error:
+        except Refusal as error:
             _from_main(str(error))
             raise
         _from_main(None)
     else:
         message = _from_main(None)
         if message is not None:
-            raise ValueError(message)
+            raise Refusal(message)
         yield
 
 

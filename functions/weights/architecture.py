@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from configs.refusal import Refusal
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -32,11 +34,11 @@ class Architecture:
 
 
 def infer(weights: dict[str, Tensor], source: str) -> Architecture:
-    """Raises ValueError, naming the parameter, where one is missing that every such network has; `source` names the file."""
+    """Raises Refusal, naming the parameter, where one is missing that every such network has; `source` names the file."""
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in weights:
-            raise ValueError(f"{source} has no parameter {name}: it is no network of this program's")
+            raise Refusal(f"{source} has no parameter {name}: it is no network of this program's")
         return tuple(weights[name].shape)
 
     ch, in_channels = shape("conv_in.weight")[:2]

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from configs.refusal import Refusal
+
 
 @dataclass
 class Checkpoint:
@@ -21,10 +23,10 @@ class Checkpoint:
     def select(self, which: str | None, source: str) -> tuple[dict[str, Tensor], str]:
         """The "ema" or "raw" weights (None: ema where there is one), and which they are, or "bare".
 
-        Raises ValueError where they are not there; `source` names the file in it.
+        Raises Refusal where they are not there; `source` names the file in it.
         """
         if which == "ema" and self.ema is None:
-            raise ValueError(f"{source} has no EMA weights; --weights raw takes the ones it has")
+            raise Refusal(f"{source} has no EMA weights; --weights raw takes the ones it has")
         if which == "raw" or self.ema is None:
             return self.model, "bare" if self.optimizer is None else "raw"
         return self.ema, "ema"

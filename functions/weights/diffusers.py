@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from configs import Config
+from configs.refusal import Refusal
 from functions.disk import files
 from functions.weights import diffusers_config, storage
 from functions.weights.checkpoint import Checkpoint, is_weights
@@ -40,38 +41,50 @@ def weights_file(folder: Path) -> Path | None:
 def load(folder: Path) -> tuple[str, Checkpoint]:
     """The format, in words, and the weights under our names; attention may be spelled in the old way or the new.
 
-    Raises ValueError where the network is not one of ours, or for a parameter that ours has not.
+    Raises Refusal where the network is not one of ours, or for a parameter that ours has not.
     """
     model = diffusers_config.read(folder).model
     if diffusers_config.scheduler_file(folder) is None:
-        logging.info(f"{folder} has no scheduler_config.json: the schedule is taken to be DDPM's, linear from 1e-4 to 0.02")
+        logging.info(
+            f"{folder} has no scheduler_config.json: the schedule is taken to be DDPM's, linear from 1e-4 to 0.02"
+        )
     if unknown := diffusers_config.unknown_keys(folder):
-        logging.warning(f"{folder}: config.json has {', '.join(unknown)}, which UNet2DModel is not known to use: ignored")
+        logging.warning(
+            f"{folder}: config.json has {', '.join(unknown)}, which UNet2DModel is not known to use: ignored"
+        )
     path = weights_file(folder)
     if path is None:
-        raise ValueError(f"{diffusers_config.unet_folder(folder)} holds no weights: neither {SAFETENSORS} nor {BIN}")
+        raise Refusal(
+            f"{diffusers_config.unet_folder(folder)} holds no weights: neither {SAFETENSORS} nor {BIN}"
+        )
     content = storage.read(path)
     if not is_weights(content):
-        raise ValueError(f"{path} holds a {type(content).__name__}, where a state dict of tensors must be")
+        raise Refusal(f"{path} holds a {type(content).__name__}, where a state dict of tensors must be")
     ours = {theirs: name for name, theirs in _modules(len(model.ch_mult), model.num_res_blocks).items()}
     weights = {}
     for name, value in content.items():
         module, _, kind = name.rpartition(".")
         module = re.sub(r"(query|key|value|proj_attn)$", lambda match: _OLD_ATTENTION[match[1]], module)
         if module not in ours:
-            raise ValueError(f"{path} has a parameter {name} {tuple(value.shape)}, which this program's network has not")
-        weights[f"{ours[module]}.{kind}"] = value[:, :, None, None] if ".to_" in module and value.dim() == 2 else value
+            raise Refusal(
+                f"{path} has a parameter {name} {tuple(value.shape)}, which this program's network has not"
+            )
+        weights[f"{ours[module]}.{kind}"] = (
+            value[:, :, None, None] if ".to_" in module and value.dim() == 2 else value
+        )
     return f"a diffusers {diffusers_config.class_of(folder)} folder", Checkpoint(model=weights)
 
 
 def save(folder: Path, weights: dict[str, Tensor], config: Config) -> None:
-    """Write a DDIMPipeline folder, which appears whole. Raises ValueError where diffusers has no form for the config."""
+    """Write a DDIMPipeline folder, which appears whole. Raises Refusal where diffusers has no form for the config."""
     index, network, scheduler = diffusers_config.write(config)
     theirs = _modules(len(config.model.ch_mult), config.model.num_res_blocks)
     renamed = {}
     for name, value in weights.items():
         module, _, kind = name.rpartition(".")
-        renamed[f"{theirs[module]}.{kind}"] = value[:, :, 0, 0] if ".to_" in theirs[module] and value.dim() == 4 else value
+        renamed[f"{theirs[module]}.{kind}"] = (
+            value[:, :, 0, 0] if ".to_" in theirs[module] and value.dim() == 4 else value
+        )
     with files.atomic_folder(folder) as temporary:
         for path, content in (
             ("model_index.json", index),
@@ -95,10 +108,15 @@ def _modules(levels: int, layers: int) -> dict[str, str]:
     attentions = {"mid.attn_1": "mid_block.attentions.0"}
     for i in range(levels):
         down, up = f"down_blocks.{i}", f"up_blocks.{levels - 1 - i}"
-        names |= {f"down.{i}.downsample.conv": f"{down}.downsamplers.0.conv", f"up.{i}.upsample.conv": f"{up}.upsamplers.0.conv"}
+        names |= {
+            f"down.{i}.downsample.conv": f"{down}.downsamplers.0.conv",
+            f"up.{i}.upsample.conv": f"{up}.upsamplers.0.conv",
+        }
         for ours, theirs, blocks in ((f"down.{i}", down, layers), (f"up.{i}", up, layers + 1)):
             resnets |= {f"{ours}.block.{j}": f"{theirs}.resnets.{j}" for j in range(blocks)}
             attentions |= {f"{ours}.attn.{j}": f"{theirs}.attentions.{j}" for j in range(blocks)}
     for blocks_of, parts in ((resnets, _RESNET), (attentions, _ATTENTION)):
-        names |= {f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in blocks_of.items() for a, b in parts.items()}
+        names |= {
+            f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in blocks_of.items() for a, b in parts.items()
+        }
     return names

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from configs import Config, DiffusionConfig, config_from, load_config, to_yaml
+from configs.refusal import Refusal
 from functions.schedules import betas
 
 PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
@@ -70,20 +71,20 @@ def scheduler_file(folder: Path) -> Path | None:
 
 
 def class_of(folder: Path) -> str:
-    """The pipeline's class, or UNet2DModel. Raises ValueError for a pipeline that is more than a network and a schedule."""
+    """The pipeline's class, or UNet2DModel. Raises Refusal for a pipeline that is more than a network and a schedule."""
     index = folder / "model_index.json"
     if not index.is_file():
         return "UNet2DModel"
     name = _json(index).get("_class_name")
     if name not in PIPELINES:
-        raise ValueError(f"{index}: _class_name is {name!r}; it must be one of {', '.join(PIPELINES)}")
+        raise Refusal(f"{index}: _class_name is {name!r}; it must be one of {', '.join(PIPELINES)}")
     return str(name)
 
 
 def read(folder: Path) -> Config:
     """The config of a folder: its network and schedule, images in [-1, 1], and a shipped config's training.
 
-    Raises ValueError, naming the file and the key, for anything that our network or schedule has not.
+    Raises Refusal, naming the file and the key, for anything that our network or schedule has not.
     """
     class_of(folder)
     network, sample_size = _read_network(unet_folder(folder) / "config.json")
@@ -101,7 +102,7 @@ def unknown_keys(folder: Path) -> list[str]:
 
 
 def check(folder: Path, config: Config) -> None:
-    """Hold a folder's own config against `config`. Raises ValueError with the first key that differs."""
+    """Hold a folder's own config against `config`. Raises Refusal with the first key that differs."""
     own = read(folder)
     values = {
         "data.image_size": lambda c: c.data.image_size,
@@ -118,10 +119,12 @@ def check(folder: Path, config: Config) -> None:
     }
     for key, value in values.items():
         if value(own) != value(config):
-            raise ValueError(f"{folder} does not fit the config: {key} is {value(own)} there and {value(config)} in the config")
+            raise Refusal(
+                f"{folder} does not fit the config: {key} is {value(own)} there and {value(config)} in the config"
+            )
     if not np.allclose(betas(own.diffusion), betas(config.diffusion), rtol=1e-5, atol=0):
         there, here = own.diffusion, config.diffusion
-        raise ValueError(
+        raise Refusal(
             f"{folder} does not fit the config: its schedule is {there.beta_schedule} from {there.beta_start:g} to "
             f"{there.beta_end:g}, and the config's {here.beta_schedule} from {here.beta_start:g} to {here.beta_end:g}"
         )
@@ -130,7 +133,7 @@ def check(folder: Path, config: Config) -> None:
 def write(config: Config) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The contents of model_index.json, unet/config.json and scheduler/scheduler_config.json for a DDIMPipeline.
 
-    Raises ValueError, naming the key, where diffusers has no network or pipeline that computes the same.
+    Raises Refusal, naming the key, where diffusers has no network or pipeline that computes the same.
     """
     model, diffusion = config.model, config.diffusion
     reasons = {
@@ -142,7 +145,7 @@ def write(config: Config) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     }
     for reason, true in reasons.items():
         if true:
-            raise ValueError(f"{reason} has no diffusers form; --export FILE.pth or FILE.safetensors keeps it")
+            raise Refusal(f"{reason} has no diffusers form; --export FILE.pth or FILE.safetensors keeps it")
     attends = [resolution in model.attn_resolutions for resolution in _resolutions(config)]
     network = {
         "_class_name": "UNet2DModel",
@@ -183,19 +186,23 @@ def _read_network(path: Path) -> tuple[dict[str, Any], int]:
     """The model section's keys, and the image size."""
     content = _json(path)
     if content.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"{path}: _class_name is {content.get('_class_name')!r}; it must be UNet2DModel")
+        raise Refusal(f"{path}: _class_name is {content.get('_class_name')!r}; it must be UNet2DModel")
     _check_keys(path, content, _NETWORK, "this program's network")
     size, widths = content.get("sample_size"), content.get("block_out_channels", [224, 448, 672, 896])
     if isinstance(size, list) and size and all(side == size[0] for side in size):
         size = size[0]
     if not isinstance(size, int):
-        raise ValueError(f"{path}: sample_size is {size!r}; it must be the width of a square image")
+        raise Refusal(f"{path}: sample_size is {size!r}; it must be the width of a square image")
     if not _whole_numbers(widths) or any(width % widths[0] for width in widths):
-        raise ValueError(f"{path}: block_out_channels is {widths!r}; each must be a multiple of the first")
+        raise Refusal(f"{path}: block_out_channels is {widths!r}; each must be a multiple of the first")
     if content.get("time_embedding_dim") not in (None, 4 * widths[0]):
-        raise ValueError(f"{path}: time_embedding_dim is {content['time_embedding_dim']!r}; it must be {4 * widths[0]}")
+        raise Refusal(
+            f"{path}: time_embedding_dim is {content['time_embedding_dim']!r}; it must be {4 * widths[0]}"
+        )
     attends = _attending_levels(path, content, len(widths))
-    _check_one_head(path, content, [width for width, attend in zip(widths, attends, strict=True) if attend] + widths[-1:])
+    _check_one_head(
+        path, content, [width for width, attend in zip(widths, attends, strict=True) if attend] + widths[-1:]
+    )
     return {
         "type": "simple",
         "in_channels": content.get("in_channels", 3),
@@ -218,15 +225,21 @@ def _attending_levels(path: Path, content: dict[str, Any], levels: int) -> list[
     ):
         types = content.get(key, default)
         if not isinstance(types, list) or len(types) != levels:
-            raise ValueError(f"{path}: {key} is {types!r}; it must have {levels} entries, one for each of block_out_channels")
+            raise Refusal(
+                f"{path}: {key} is {types!r}; it must have {levels} entries, one for each of block_out_channels"
+            )
         direction = "Down" if key == "down_block_types" else "Up"
         for block in types:
             name = str(block).removeprefix("UNetRes")  # a spelling of the first releases
             if name not in _ATTENDS or direction not in name:
-                raise ValueError(f"{path}: {key} has {block!r}; it must be {direction}Block2D or Attn{direction}Block2D")
+                raise Refusal(
+                    f"{path}: {key} has {block!r}; it must be {direction}Block2D or Attn{direction}Block2D"
+                )
         ways[key] = [_ATTENDS[str(block).removeprefix("UNetRes")] for block in types]
     if ways["up_block_types"] != ways["down_block_types"][::-1]:
-        raise ValueError(f"{path}: up_block_types has attention elsewhere than down_block_types; it must be at the same levels")
+        raise Refusal(
+            f"{path}: up_block_types has attention elsewhere than down_block_types; it must be at the same levels"
+        )
     return ways["down_block_types"]
 
 
@@ -235,7 +248,9 @@ def _check_one_head(path: Path, content: dict[str, Any], widths: list[int]) -> N
     width = content.get("attention_head_dim", 8)
     if width is not None and any(width != w for w in widths):
         omitted = "" if "attention_head_dim" in content else " (diffusers' default, for it is omitted)"
-        raise ValueError(f"{path}: attention_head_dim is {width}{omitted}; it must be null, for our attention has one head")
+        raise Refusal(
+            f"{path}: attention_head_dim is {width}{omitted}; it must be null, for our attention has one head"
+        )
 
 
 def _read_schedule(folder: Path) -> tuple[dict[str, Any], str]:
@@ -243,7 +258,9 @@ def _read_schedule(folder: Path) -> tuple[dict[str, Any], str]:
     path = scheduler_file(folder)
     content = _json(path) if path else {"_class_name": "DDPMScheduler"}
     if content.get("_class_name") not in SCHEDULERS:
-        raise ValueError(f"{path}: _class_name is {content.get('_class_name')!r}; it must be one of {', '.join(SCHEDULERS)}")
+        raise Refusal(
+            f"{path}: _class_name is {content.get('_class_name')!r}; it must be one of {', '.join(SCHEDULERS)}"
+        )
     _check_keys(path or folder, content, _SCHEDULER, "this program")
     schedule: dict[str, Any] = {
         "beta_schedule": content.get("beta_schedule", "linear"),
@@ -253,36 +270,46 @@ def _read_schedule(folder: Path) -> tuple[dict[str, Any], str]:
     }
     for key in ("beta_start", "beta_end"):
         if not isinstance(schedule[key], float) or not 0 < schedule[key] < 1:
-            raise ValueError(f"{path}: {key} is {schedule[key]!r}; it must be a number above 0 and below 1")
+            raise Refusal(f"{path}: {key} is {schedule[key]!r}; it must be a number above 0 and below 1")
     var_type = "fixedlarge" if str(content.get("variance_type")).startswith("fixed_large") else "fixedsmall"
     if content.get("trained_betas") is not None:
         return _schedule_of(path or folder, content["trained_betas"], schedule), var_type
     if schedule["beta_schedule"] not in SCHEDULES:
-        raise ValueError(f"{path}: beta_schedule is {schedule['beta_schedule']!r}; it must be one of {', '.join(SCHEDULES)}")
+        raise Refusal(
+            f"{path}: beta_schedule is {schedule['beta_schedule']!r}; it must be one of {', '.join(SCHEDULES)}"
+        )
     return {**schedule, "beta_schedule": SCHEDULES[schedule["beta_schedule"]]}, var_type
 
 
 def _schedule_of(path: Path, trained: Any, schedule: dict[str, Any]) -> dict[str, Any]:
     """The one of our schedules whose β are `trained`, with the file's own beta_start and beta_end or the list's ends."""
     T = schedule["num_diffusion_timesteps"]
-    numbers = isinstance(trained, list) and bool(trained) and all(isinstance(beta, int | float) for beta in trained)
+    numbers = (
+        isinstance(trained, list) and bool(trained) and all(isinstance(beta, int | float) for beta in trained)
+    )
     if not numbers or len(trained) != T:
-        raise ValueError(f"{path}: trained_betas must be a list of as many numbers as num_train_timesteps, which is {T}")
+        raise Refusal(
+            f"{path}: trained_betas must be a list of as many numbers as num_train_timesteps, which is {T}"
+        )
     for start, end in ((schedule["beta_start"], schedule["beta_end"]), (trained[0], trained[-1])):
         for name in get_args(get_type_hints(DiffusionConfig)["beta_schedule"]):
             candidate = DiffusionConfig(name, start, end, T)
             if np.allclose(betas(candidate), trained, rtol=1e-6, atol=0):
                 return asdict(candidate)
-    raise ValueError(f"{path}: trained_betas are none of the schedules that diffusion.beta_schedule can name")
+    raise Refusal(f"{path}: trained_betas are none of the schedules that diffusion.beta_schedule can name")
 
 
-def _check_keys(path: Path, content: dict[str, Any], keys: dict[str, tuple[Any, tuple[Any, ...]]], whose: str) -> None:
+def _check_keys(
+    path: Path, content: dict[str, Any], keys: dict[str, tuple[Any, tuple[Any, ...]]], whose: str
+) -> None:
     for key, (default, right) in keys.items():
         value = content.get(key, default)
         if value not in right:
             omitted = "" if key in content else " (diffusers' default, for it is omitted)"
             choices = " or ".join(json.dumps(choice) for choice in right)
-            raise ValueError(f"{path}: {key} is {json.dumps(value)}{omitted}; {whose} computes what {choices} does")
+            raise Refusal(
+                f"{path}: {key} is {json.dumps(value)}{omitted}; {whose} computes what {choices} does"
+            )
 
 
 def _resolutions(config: Config) -> list[int]:
@@ -290,16 +317,20 @@ def _resolutions(config: Config) -> list[int]:
 
 
 def _whole_numbers(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(value, int) and value > 0 for value in values)
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(value, int) and value > 0 for value in values)
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"there is no {path}") from None
+        raise Refusal(f"there is no {path}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise Refusal(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; it must be an object")
+        raise Refusal(f"{path} holds a {type(content).__name__}; it must be an object")
     return content

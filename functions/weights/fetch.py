@@ -11,18 +11,25 @@ import pooch
 import requests
 from huggingface_hub import errors, snapshot_download
 
+from configs.refusal import Refusal
 from functions.disk import files
 from functions.weights import diffusers, load_checkpoint
 from functions.weights.pretrained import HUB, Published
 
 RETRIES = 3
-CONFIGS = ["model_index.json", "config.json", "unet/config.json", "scheduler_config.json", "scheduler/scheduler_config.json"]
+CONFIGS = [
+    "model_index.json",
+    "config.json",
+    "unet/config.json",
+    "scheduler_config.json",
+    "scheduler/scheduler_config.json",
+]
 
 
 def published(weights: Published) -> Path:
     """The file in the cache; a corrupt one is moved aside and fetched again.
 
-    Raises ValueError, with address, hash and place, where the network or the server does not give it.
+    Raises Refusal, with address, hash and place, where the network or the server does not give it.
     """
     path = weights.path
     why = _why_corrupt(path, weights.md5) if path.exists() else None
@@ -32,7 +39,9 @@ def published(weights: Published) -> Path:
     if not path.exists():
         _download(weights, path)
     if weights.md5 is None:
-        logging.warning(f"{path} is not verified, for no hash was published with it; it is whole, and a checkpoint")
+        logging.warning(
+            f"{path} is not verified, for no hash was published with it; it is whole, and a checkpoint"
+        )
     return path
 
 
@@ -50,8 +59,10 @@ def _download(weights: Published, path: Path) -> None:
     try:
         store.fetch(path.name, downloader=downloader)
     except (requests.RequestException, ValueError) as error:
-        traceback.clear_frames(error.__traceback__)  # ends the progress bar that they hold, which would tear the sentence
-        raise ValueError(
+        traceback.clear_frames(
+            error.__traceback__
+        )  # ends the progress bar that they hold, which would tear the sentence
+        raise Refusal(
             f"{weights.name} could not be downloaded ({_in_short(error)}): fetch {weights.url} by hand to {path}; "
             f"{weights.expected}"
         ) from None
@@ -60,10 +71,10 @@ def _download(weights: Published, path: Path) -> None:
 def hub(repository: str, only_config: bool = False) -> Path:
     """The cached snapshot of a diffusers folder on the Hugging Face Hub, with the files that are read here and no others.
 
-    Raises ValueError where the Hub does not give it.
+    Raises Refusal where the Hub does not give it.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise ValueError(f"{HUB}{repository} names no repository; it must be like {HUB}google/ddpm-cifar10-32")
+        raise Refusal(f"{HUB}{repository} names no repository; it must be like {HUB}google/ddpm-cifar10-32")
     for library in ("httpx", "httpx2"):  # which of them depends on the version; each would log every request
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -78,7 +89,7 @@ def hub(repository: str, only_config: bool = False) -> Path:
                     snapshot_download(repository, allow_patterns=patterns)
                 break
     except (errors.HTTPError, errors.EntryNotFoundError, errors.FileMetadataError) as error:
-        raise ValueError(
+        raise Refusal(
             f"{HUB}{repository} could not be downloaded ({_in_short(error)}): a local copy of the folder serves as --ckpt too"
         ) from None
     return folder
@@ -99,7 +110,7 @@ def _why_corrupt(path: Path, md5: str | None) -> str | None:
         return None if files.digest(path, "md5") == md5 else "does not have the published md5"
     try:
         load_checkpoint(path)
-    except ValueError:
+    except Refusal:
         return "is damaged"
     return None
 
@@ -112,7 +123,7 @@ def _google_drive(url: str, output_file: str, _: pooch.Pooch) -> None:
     try:
         gdown.download(url, output_file, use_cookies=False)
     except gdown.exceptions.DownloadError as error:
-        raise ValueError(_in_short(error)) from None
+        raise Refusal(_in_short(error)) from None
     load_checkpoint(Path(output_file))
 
 

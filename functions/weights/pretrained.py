@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs import Config, DataConfig, load_config, nearest
+from configs import Config, DataConfig, load_config
+from configs.refusal import Refusal, nearest
 from functions.disk import files
 from functions.runtime import distributed
 from functions.weights import diffusers_config
@@ -38,7 +39,11 @@ class Published:
 
 def _ddpm(name: str, step: int, heibox: str, md5: str, config: str, category: str | None = None) -> Published:
     """One of DDPM's checkpoints as converted to PyTorch; `heibox` is its id at heibox.uni-heidelberg.de."""
-    folder = f"ema_diffusion_{name.removeprefix('ema_')}_model" if name.startswith("ema_") else f"diffusion_{name}_model"
+    folder = (
+        f"ema_diffusion_{name.removeprefix('ema_')}_model"
+        if name.startswith("ema_")
+        else f"diffusion_{name}_model"
+    )
     url = f"https://heibox.uni-heidelberg.de/f/{heibox}/?dl=1"
     return Published(name, url, md5, f"{folder}/model-{step}.ckpt", config, category)
 
@@ -70,22 +75,24 @@ _FOR_DATA = {
 
 
 def for_data(data: DataConfig) -> Published:
-    """The EMA weights that were trained on the config's data set. Raises ValueError where none were published."""
-    key = data.category if data.dataset == "LSUN" else data.dataset
+    """The EMA weights that were trained on the config's data set. Raises Refusal where none were published."""
+    key = data.name
     if key not in _FOR_DATA:
         there = "CIFAR10, LSUN's bedroom, cat and church_outdoor, CELEBA and FASHION_MNIST"
-        raise ValueError(f"no weights were published for {key}; there are some for {there}; name your own with --ckpt")
+        raise Refusal(
+            f"no weights were published for {key}; there are some for {there}; name your own with --ckpt"
+        )
     weights = PUBLISHED[_FOR_DATA[key]]
     size = load_config(weights.config).data.image_size
     if data.image_size != size:
-        raise ValueError(f"data.image_size is {data.image_size}; the weights published for {key} are for {size}")
+        raise Refusal(f"data.image_size is {data.image_size}; the weights published for {key} are for {size}")
     return weights
 
 
 def locate(ckpt: str) -> Path:
     """The file or folder that `ckpt` means: a path, the name of published weights, or hf://owner/name.
 
-    What has to be downloaded is, by one process for all. Raises ValueError where it can't be had, or for a name that is none.
+    What has to be downloaded is, by one process for all. Raises Refusal where it can't be had, or for a name that is none.
     """
     if Path(ckpt).exists():
         return Path(ckpt)
@@ -96,7 +103,7 @@ def locate(ckpt: str) -> Path:
             return fetch.hub(ckpt.removeprefix(HUB))
     if ckpt in PUBLISHED:
         return get(PUBLISHED[ckpt])
-    raise ValueError(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
+    raise Refusal(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
 
 
 def local(ckpt: str) -> Path:
@@ -115,11 +122,11 @@ def get(weights: Published) -> Path:
 
 
 def _shipped(weights: Published) -> Path:
-    """The repository's own file. Raises ValueError where it is not what was committed."""
+    """The repository's own file. Raises Refusal where it is not what was committed."""
     path = weights.path
     if not path.is_file() or files.digest(path, "md5") != weights.md5:
         what = "does not have its md5" if path.is_file() else "is missing"
-        raise ValueError(
+        raise Refusal(
             f"{path} {what} {weights.md5}; it is part of this repository: `git checkout {path.name}` there restores it"
         )
     return path
@@ -128,7 +135,7 @@ def _shipped(weights: Published) -> Path:
 def own_config(ckpt: str) -> Config:
     """The config that comes with a checkpoint: a published one's, a diffusers folder's, or the config.yml beside a file.
 
-    Raises ValueError where there is none.
+    Raises Refusal where there is none.
     """
     path = Path(ckpt)
     if not path.exists() and ckpt in PUBLISHED:
@@ -144,5 +151,5 @@ def own_config(ckpt: str) -> Config:
     if path.is_file() and beside.is_file():
         return load_config(str(beside))
     if not path.exists():
-        raise ValueError(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
-    raise ValueError(f"--config is missing: {ckpt} does not say which network and schedule it is for")
+        raise Refusal(f"there is no checkpoint at {ckpt}{nearest(ckpt, list(PUBLISHED))}")
+    raise Refusal(f"--config is missing: {ckpt} does not say which network and schedule it is for")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from configs.refusal import Refusal
 from functions.disk import files
 
 # What torch.load and its unpickler raise for a file that is not, or no longer, one of its own.
@@ -21,20 +22,20 @@ _UNREADABLE = (
 
 
 def read(path: Path) -> Any:
-    """What the file holds, on the CPU. Raises ValueError with one sentence for one that is damaged or holds code."""
+    """What the file holds, on the CPU. Raises Refusal with one sentence for one that is damaged or holds code."""
     if is_safetensors(path):
         return read_safetensors(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise ValueError(_why_unreadable(path, str(error))) from None
+        raise Refusal(_why_unreadable(path, str(error))) from None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(_why_unreadable(path, str(error))) from None
+        raise Refusal(_why_unreadable(path, str(error))) from None
 
 
 def is_safetensors(path: Path) -> bool:
@@ -56,7 +57,11 @@ def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
     """As `save`, in the order of names that safetensors has; the metadata is what diffusers asks for."""
     with files.atomic(path) as temporary:
         try:
-            save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata={"format": "pt"})
+            save_file(
+                {name: value.contiguous() for name, value in weights.items()},
+                temporary,
+                metadata={"format": "pt"},
+            )
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from None
 

@@ -14,10 +14,14 @@ def unpack(content: Any) -> Checkpoint | None:
     if not isinstance(content, list | tuple) or len(content) not in (4, 5):
         return None
     model, optimizer, epoch, step, *ema = content
-    well_formed = is_weights(model) and isinstance(optimizer, dict) and isinstance(epoch, int) and isinstance(step, int)
+    well_formed = (
+        is_weights(model) and isinstance(optimizer, dict) and isinstance(epoch, int) and isinstance(step, int)
+    )
     if not well_formed or (ema and not is_weights(ema[0])):
         return None
-    return Checkpoint(_without_prefix(model), _without_prefix(ema[0]) if ema else None, optimizer, epoch, step)
+    return Checkpoint(
+        _without_prefix(model), _without_prefix(ema[0]) if ema else None, optimizer, epoch, step
+    )
 
 
 def pack(checkpoint: Checkpoint) -> list[Any]:

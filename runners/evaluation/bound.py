@@ -8,6 +8,7 @@ import torch
 
 from configs import Config
 from configs.options import Options
+from configs.refusal import Refusal
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import Batch, load, plain_order
 from datasets.scaling import to_model_range
@@ -40,7 +41,9 @@ def test(options: Options, config: Config, device: torch.device) -> None:
         weights = f"{which} weights of {path}"
         print(f"validation_loss: {loss:.6f} on {len(dataset)} {options.reference} images, {weights}")
         seconds = time.monotonic() - begin
-        evaluation = likelihood_report.Evaluation(options, diffusion, dataset, chosen, batch_size, loss, bound, weights, seconds)
+        evaluation = likelihood_report.Evaluation(
+            options, diffusion, dataset, chosen, batch_size, loss, bound, weights, seconds
+        )
         likelihood_report.write(evaluation)
 
 
@@ -49,7 +52,7 @@ def _split(options: Options, config: Config) -> Images:
         root = dataset_root(config.data, options.exp, options.data)
         dataset = get_dataset(config.data, root, train=options.reference == "train")
     if dataset is None:
-        raise ValueError(
+        raise Refusal(
             f"{config.data.dataset} has no test split here: {test_split_would_be(config.data, root)}; "
             "--reference train evaluates on what it was trained on"
         )
@@ -61,7 +64,7 @@ def _choose(options: Options, length: int) -> np.ndarray:
     n = options.num_samples
     if n > length:
         if options.num_samples_given:
-            raise ValueError(f"--num_samples is {n}; the {options.reference} split has {length} images")
+            raise Refusal(f"--num_samples is {n}; the {options.reference} split has {length} images")
         n = length
     return np.sort(np.random.default_rng([options.seed, 0, Stream.CHOICE]).permutation(length)[:n])
 
@@ -70,7 +73,9 @@ def _announce(diffusion: Diffusion, chain: Chain, n: int) -> None:
     left_out = len(diffusion.alphas_cumprod) - 1 - chain.T
     if left_out:
         logging.info(f"the bound begins at t = {chain.T - 1}: above it ᾱ is 0, where x0 can't be predicted")
-    logging.info(f"bits per dimension of {n} images take {n * chain.T:,} evaluations of the network; --num_samples changes it")
+    logging.info(
+        f"bits per dimension of {n} images take {n * chain.T:,} evaluations of the network; --num_samples changes it"
+    )
 
 
 @torch.no_grad()
@@ -79,10 +84,19 @@ def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
     config, device = diffusion.config, diffusion.device
     alphas_cumprod = diffusion.alphas_cumprod.to(device)
     total = torch.zeros((), device=device)
-    batches = load(dataset, plain_order(len(dataset), config.training.batch_size), distributed.share_of, config.data.num_workers)
+    batches = load(
+        dataset,
+        plain_order(len(dataset), config.training.batch_size),
+        distributed.share_of,
+        config.data.num_workers,
+    )
     with progress_bar(len(dataset), unit="image", desc="validation") as bar:
         for k, (batch, images) in enumerate(batches):
-            draws = BatchDraws(step_generator(device, seed, Stream.VALIDATION, k), batch.size, distributed.share_of(batch.size))
+            draws = BatchDraws(
+                step_generator(device, seed, Stream.VALIDATION, k),
+                batch.size,
+                distributed.share_of(batch.size),
+            )
             x0 = to_model_range(images.to(device), config.data, draws)
             t, eps = draws.timesteps(len(alphas_cumprod) - 1), draws.normal(*x0.shape[1:])
             losses = noise_estimation_loss(diffusion.network, x0, t, eps, alphas_cumprod)
@@ -102,15 +116,22 @@ def likelihood_bound(
     exact = torch.device("cpu") if device.type == "mps" else device  # Metal has no float64
     low = -1.0 if data.rescaled else 0.0
     mine = chosen[distributed.rank() :: distributed.world_size()]
-    batches = [Batch(0, start + batch_size, mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
+    batches = [
+        Batch(0, start + batch_size, mine[start : start + batch_size])
+        for start in range(0, len(mine), batch_size)
+    ]
     image_terms = torch.zeros(len(chosen), 3, dtype=torch.float64, device=exact)
     curves = torch.zeros(3, chain.T, dtype=torch.float64, device=exact)  # sums of bits, eps_mse, x0_mse
     rows = image_terms[distributed.rank() :: distributed.world_size()].split(batch_size)
     # (A rank without an image has one chunk of no rows, and no batch.)
     with progress_bar(len(mine) * chain.T, unit="evaluation", desc="bits/dim") as bar:
-        for (batch, images), own in zip(load(dataset, batches, lambda n: slice(n), data.num_workers), rows, strict=False):
+        for (batch, images), own in zip(
+            load(dataset, batches, lambda n: slice(n), data.num_workers), rows, strict=False
+        ):
             levels = images.to(exact)
-            randn_like = step_noise(seed, batch.indices.tolist(), diffusion.image_shape, chain.T, exact, Stream.LIKELIHOOD)
+            randn_like = step_noise(
+                seed, batch.indices.tolist(), diffusion.image_shape, chain.T, exact, Stream.LIKELIHOOD
+            )
             own[:, 0] = prior_bits(levels, chain, low)
             for term in bound_terms(diffusion.network, levels, chain, low, device, randn_like):
                 own[:, 1 if term.t else 2] += term.bits

@@ -70,7 +70,12 @@ def _decides(evaluation: Evaluation) -> dict[str, Any]:
         images.update(evaluation.dataset[i].numpy().tobytes())
     return {
         "weights": weights_hash(diffusion.model.state_dict()),
-        "data": {"dataset": data.dataset, "split": options.reference, "images": images.hexdigest(), "rescaled": data.rescaled},
+        "data": {
+            "dataset": data.dataset,
+            "split": options.reference,
+            "images": images.hexdigest(),
+            "rescaled": data.rescaled,
+        },
         "diffusion": asdict(diffusion.config.diffusion),
         "var_type": diffusion.config.model.var_type,
         "num_samples": len(evaluation.chosen),

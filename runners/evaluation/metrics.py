@@ -17,6 +17,7 @@ from torch import Tensor
 
 from configs import Config
 from configs.options import Options
+from configs.refusal import Refusal
 from functions.disk import files, images, manifest
 from functions.metrics import frechet, scores
 from functions.metrics.extractor import Extractor, load_extractor
@@ -34,20 +35,22 @@ LIBRARIES = ("torch-fidelity", "numpy", "scipy", "pillow")
 class Evaluator:
     """The metrics that a command asks for, with the extractor and the reference that all cells of a grid share.
 
-    Raises ValueError where they are not there, or can't serve the metrics.
+    Raises Refusal where they are not there, or can't serve the metrics.
     """
 
     def __init__(self, options: Options, config: Config, device: torch.device):
         for metric in options.metrics:
             if options.num_samples < FEWEST[metric]:
-                raise ValueError(
+                raise Refusal(
                     f"--metrics {metric} needs at least {FEWEST[metric]} images; --num_samples is {options.num_samples}"
                 )
         path = None if options.features is None else Path(options.features)
         self.metrics = options.metrics
         self.extractor = load_extractor(path, config.data.image_size, device)
         if "is" in self.metrics and not self.extractor.classes:
-            raise ValueError(f"--metrics is needs the classes of Inception; --features {options.features} has none")
+            raise Refusal(
+                f"--metrics is needs the classes of Inception; --features {options.features} has none"
+            )
         self.source = reference.find(options, config, self.extractor.dim)
         self.folder = Path(options.exp, "fid_stats")
         self.config = config
@@ -55,7 +58,9 @@ class Evaluator:
     @cached_property
     def reference(self) -> Reference:
         """Computed once; every rank must ask for it."""
-        return reference.compute(self.source, self.metrics, self.extractor, self.folder, self.config.data.num_workers)
+        return reference.compute(
+            self.source, self.metrics, self.extractor, self.folder, self.config.data.num_workers
+        )
 
     def samples(self, n: int, batch_size: int, folder: Path, shape: tuple[int, int, int]) -> "Samples":
         """For the features of n images (c, h, w). The reference is computed first: what is wrong with it shows early."""
@@ -67,7 +72,11 @@ class Evaluator:
         return {
             "num_samples": num_samples,
             "reference": {"name": self.source.name, "hash": self.source.hash, "num_images": self.source.n},
-            "extractor": {"name": self.extractor.name, "hash": self.extractor.hash, "dim": self.extractor.dim},
+            "extractor": {
+                "name": self.extractor.name,
+                "hash": self.extractor.hash,
+                "dim": self.extractor.dim,
+            },
         }
 
     def scores(self, samples: "Samples") -> dict[str, Any]:
@@ -104,13 +113,21 @@ class Samples:
         folder: Path,
         shape: tuple[int, int, int],
     ):
-        self.extractor, self.n, self.batch_size, self.folder, self.shape = extractor, n, batch_size, folder, shape
+        self.extractor, self.n, self.batch_size, self.folder, self.shape = (
+            extractor,
+            n,
+            batch_size,
+            folder,
+            shape,
+        )
         self.seen = torch.zeros(n, dtype=torch.int32)
         count = 0 if "fid" not in metrics else frechet.GROUPS if n >= 2 * frechet.GROUPS else 1
         self.groups = [Moments(extractor.dim, extractor.device) for _ in range(count)]
         self.features = torch.zeros(n, extractor.dim) if {"kid", "pr"} & set(metrics) else None
         self.logits = torch.zeros(n, extractor.classes) if "is" in metrics else None
-        self.examined = torch.zeros(min(n, neighbours.EXAMINED) if "nn" in metrics else 0, *shape, dtype=torch.uint8)
+        self.examined = torch.zeros(
+            min(n, neighbours.EXAMINED) if "nn" in metrics else 0, *shape, dtype=torch.uint8
+        )
 
     def read(self, batches: Iterable[int]) -> None:
         """Take the aligned batches of these numbers from the folder."""
@@ -127,7 +144,7 @@ class Samples:
         self._take(whole, batch)
 
     def sum_over_ranks(self) -> None:
-        """Bring the ranks' shares together. Raises ValueError where images are missing."""
+        """Bring the ranks' shares together. Raises Refusal where images are missing."""
         device = self.extractor.device
         for kept in (self.seen, self.features, self.logits, self.examined):
             if kept is not None:
@@ -136,7 +153,9 @@ class Samples:
             group.sum_over_ranks()
         there = int((self.seen == 1).sum())
         if there < self.n:
-            raise ValueError(f"{self.n} images were asked for and there are features of {there}; there is no number for fewer")
+            raise Refusal(
+                f"{self.n} images were asked for and there are features of {there}; there is no number for fewer"
+            )
 
     def _batch(self, k: int) -> range:
         return range(k * self.batch_size, min((k + 1) * self.batch_size, self.n))
@@ -189,7 +208,9 @@ def path_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.metrics.json")
 
 
-def stored(folder: Path, decides: dict[str, Any], evaluator: Evaluator, num_samples: int) -> dict[str, Any] | None:
+def stored(
+    folder: Path, decides: dict[str, Any], evaluator: Evaluator, num_samples: int
+) -> dict[str, Any] | None:
     """The measurement of the same images by the same metrics, reference and extractor, if there is one."""
     of = evaluator.decides(num_samples)
     content = _read(path_of(folder))
@@ -201,10 +222,10 @@ def stored(folder: Path, decides: dict[str, Any], evaluator: Evaluator, num_samp
 
 
 def check(folder: Path, decides: dict[str, Any]) -> None:
-    """Raise ValueError where the numbers of other images have the folder's name."""
+    """Raise Refusal where the numbers of other images have the folder's name."""
     content = _read(path_of(folder))
     if content is not None and content["decides"] != decides:
-        raise ValueError(
+        raise Refusal(
             f"{path_of(folder)} holds the numbers of other images: {manifest.first_difference(content['decides'], decides)}; "
             "name another folder with -i"
         )
@@ -229,7 +250,11 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         content = None
-    if not isinstance(content, dict) or not isinstance(content.get("measurements"), list) or "decides" not in content:
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("measurements"), list)
+        or "decides" not in content
+    ):
         logging.warning(f"{path} is damaged and is written anew")
         return None
     return content
@@ -263,7 +288,14 @@ def print_table(measured: dict[str, Any], published: float | None) -> None:
         if name == "fid" and published:
             note = f"paper {published:g}, ×{value / published:.3g}; {note}".removesuffix("; ")
         rows.append(
-            [name, text, str(measured["num_samples"]), measured["reference"]["name"], measured["extractor"]["name"], note]
+            [
+                name,
+                text,
+                str(measured["num_samples"]),
+                measured["reference"]["name"],
+                measured["extractor"]["name"],
+                note,
+            ]
         )
     table = [["metric", "value", "N", "reference", "extractor", ""], *rows]
     widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
@@ -280,5 +312,7 @@ def notes(measured: dict[str, Any], metric: str) -> str:
     if metric in ("fid", "is") and n != USUAL_N:
         said.append("N is not 50,000: not comparable with published values")
     if metric == "kid" and measured["metrics"]["kid"]["subset_size"] < scores.KID_SUBSET_SIZE:
-        said.append(f"subsets of {measured['metrics']['kid']['subset_size']}, where {scores.KID_SUBSET_SIZE} are usual")
+        said.append(
+            f"subsets of {measured['metrics']['kid']['subset_size']}, where {scores.KID_SUBSET_SIZE} are usual"
+        )
     return "; ".join(said)

@@ -25,7 +25,9 @@ class Match(NamedTuple):
     mirrored: Tensor
 
 
-def examine(samples: Tensor, dataset: Images, features: Tensor, extractor: Extractor, sheet: Path) -> dict[str, Any]:
+def examine(
+    samples: Tensor, dataset: Images, features: Tensor, extractor: Extractor, sheet: Path
+) -> dict[str, Any]:
     """The nearest of `dataset` to each of `samples`, uint8 (n, c, h, w), and the picture `sheet` of the closest ones.
 
     features: those of `dataset`, (m, D) float32. "typical" is the median distance of as many reference images to their
@@ -40,7 +42,9 @@ def examine(samples: Tensor, dataset: Images, features: Tensor, extractor: Extra
     for first in range(0, len(features), CHUNK):
         by_features.add(features[first : first + CHUNK], first)
     by_pixels = Nearest(_pixels(queries), numbers)
-    for batch, pictures in load(dataset, plain_order(len(dataset), CHUNK), lambda n: slice(0, n), num_workers=0):
+    for batch, pictures in load(
+        dataset, plain_order(len(dataset), CHUNK), lambda n: slice(0, n), num_workers=0
+    ):
         by_pixels.add(_pixels(pictures), int(batch.indices[0]))
 
     found = {"pixels": _matches(by_pixels), "features": _matches(by_features)}

@@ -37,7 +37,7 @@ _TABLES: list[tuple[str, str, int, tuple[int, ...], _Table]] = [
 def published_fid(config: Config, options: Options) -> float | None:
     """The paper's FID for the data, steps, spacing and sampler of `options`; None where it has none."""
     data = config.data
-    name = data.category if data.dataset == "LSUN" else data.dataset
+    name = data.name
     row = NOISY if options.sample_type == "ddpm_noisy" else options.eta
     for of, skip_type, size, steps, table in _TABLES:
         same = (name, options.skip_type, data.image_size) == (of, skip_type, size)

@@ -41,7 +41,11 @@ def make_job(options: Options, diffusion: Diffusion, loaded: Loaded, keep_repeat
     decides: dict[str, object] = {
         "mode": options.mode,
         "weights": weights_hash(diffusion.model.state_dict()),
-        "image": {"size": data.image_size, "rescaled": data.rescaled, "logit_transform": data.logit_transform},
+        "image": {
+            "size": data.image_size,
+            "rescaled": data.rescaled,
+            "logit_transform": data.logit_transform,
+        },
         "diffusion": asdict(config.diffusion),
         "sample_type": options.sample_type,
         "eta": None if noisy else sampling.eta,
@@ -68,7 +72,7 @@ def names_of(options: Options, steps: int) -> list[str]:
 def recorded(job: Job, n: int) -> dict[str, Any]:
     """What the folder's manifest records of its last part, nothing of a new one; `missing` gives it.
 
-    Raises ValueError where the folder is not for these n images.
+    Raises Refusal where the folder is not for these n images.
     """
     there = manifest.check(job.folder, job.decides, n)
     return there["parts"][-1] if there and there["parts"] else {}
@@ -77,7 +81,9 @@ def recorded(job: Job, n: int) -> dict[str, Any]:
 @contextmanager
 def missing(job: Job, names: Sequence[str], **how: object) -> Iterator[list[int]]:
     """Hold the folder for this job and give the positions of the names that are not there yet; `how` is recorded."""
-    manifest.check(job.folder, job.decides, len(names))  # before the lock, which is a file: a refusal writes nothing
+    manifest.check(
+        job.folder, job.decides, len(names)
+    )  # before the lock, which is a file: a refusal writes nothing
     with ExitStack() as stack:
         with distributed.main_first():
             if distributed.is_main():

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs import Config
 from configs.options import Options
+from configs.refusal import Refusal
 from functions.disk import files, images, plots
 from functions.weights import pretrained
 from runners.evaluation import metrics
@@ -44,7 +45,11 @@ def cells(options: Options) -> list[Options]:
     """The options of each cell, those of one checkpoint together; of a single run, itself. η makes no ddpm_noisy cells."""
     if not options.is_grid:
         return [options]
-    samplers = [(kind, eta) for kind in options.sample_types for eta in (options.etas if kind != NOISY else options.etas[:1])]
+    samplers = [
+        (kind, eta)
+        for kind in options.sample_types
+        for eta in (options.etas if kind != NOISY else options.etas[:1])
+    ]
     files_or_own: list[tuple[str, ...]] = [(path,) for path in options.ckpts] or [()]
     return [
         replace(
@@ -65,16 +70,20 @@ def _name(options: Options, ckpts: tuple[str, ...], kind: str, eta: float, S: in
 def _label(path: str, paths: Sequence[str]) -> str:
     """As much of the end of `path` as tells it from the others."""
     ends = {other: (*Path(other).parent.parts, Path(other).stem) for other in paths}
-    length = next(k for k in range(1, len(ends[path]) + 1) if sum(e[-k:] == ends[path][-k:] for e in ends.values()) == 1)
+    length = next(
+        k for k in range(1, len(ends[path]) + 1) if sum(e[-k:] == ends[path][-k:] for e in ends.values()) == 1
+    )
     return "_".join(ends[path][-length:]).replace("/", "")
 
 
 def check(options: Options) -> None:
-    """Raise ValueError where a checkpoint is missing, or a single run's images lie in the folder of the grid."""
+    """Raise Refusal where a checkpoint is missing, or a single run's images lie in the folder of the grid."""
     for ckpt in options.ckpts:
         pretrained.locate(ckpt)
     if (options.image_dir / "manifest.json").exists():
-        raise ValueError(f"{options.image_dir} holds the images of a single run, and a grid needs a folder; name another with -i")
+        raise Refusal(
+            f"{options.image_dir} holds the images of a single run, and a grid needs a folder; name another with -i"
+        )
 
 
 def write_tables(options: Options, config: Config, results: list[Result]) -> None:
@@ -92,7 +101,9 @@ def write_tables(options: Options, config: Config, results: list[Result]) -> Non
     if numbers:
         plots.lines(folder / "table.png", *_curves(options, tables[numbers[0]], numbers[0]))
     print(text)
-    print(f"{len(results)} cells in {folder}, with table.md, table.json" + (" and table.png" if numbers else ""))
+    print(
+        f"{len(results)} cells in {folder}, with table.md, table.json" + (" and table.png" if numbers else "")
+    )
 
 
 def write_sheet(options: Options) -> None:
@@ -100,7 +111,9 @@ def write_sheet(options: Options) -> None:
     shown = range(min(options.num_samples, SHEET_COLUMNS))
     folders = [Path(cell.image_folder).name for cell in cells(options)]
     path = options.image_dir.with_name(f"{options.image_dir.name}.png")
-    images.contact_sheet(path, options.image_dir, [[f"{folder}/{i}.png" for i in shown] for folder in folders])
+    images.contact_sheet(
+        path, options.image_dir, [[f"{folder}/{i}.png" for i in shown] for folder in folders]
+    )
     print(f"contact sheet {path}, a row for each cell: {', '.join(folders)}")
 
 
@@ -175,14 +188,19 @@ def _markdown(options: Options, results: list[Result], tables: dict[str, list[En
             parts.append(f"Lowest: {_row(options, best)}, S = {best.options.timesteps}, {best.checkpoint}\n")
     if not tables:
         columns = ["folder", "steps asked", "evaluated"]
-        rows_of_cells = [[r.options.image_folder, str(r.options.timesteps), str(r.evaluated)] for r in results]
+        rows_of_cells = [
+            [r.options.image_folder, str(r.options.timesteps), str(r.evaluated)] for r in results
+        ]
         parts.append(_table(columns, rows_of_cells))
     return "\n".join([*parts, *_footer(options, results)]) + "\n"
 
 
 def _footer(options: Options, results: list[Result]) -> list[str]:
     evaluated = {result.options.timesteps: result.evaluated for result in results}
-    lines = [f"- {options.skip_type} steps; evaluated: " + ", ".join(f"{n} of S = {S}" for S, n in evaluated.items())]
+    lines = [
+        f"- {options.skip_type} steps; evaluated: "
+        + ", ".join(f"{n} of S = {S}" for S, n in evaluated.items())
+    ]
     seeds = ", ".join(map(str, options.seeds))
     lines.append(f"- seed {seeds}" + (": mean ± standard deviation" if len(options.seeds) > 1 else ""))
     measured = results[0].measured
@@ -190,20 +208,30 @@ def _footer(options: Options, results: list[Result]) -> list[str]:
         lines.append(
             f"- N = {measured['num_samples']}, reference {measured['reference']['name']}, {measured['extractor']['name']}"
         )
-        lines += [f"- {metric}: {note}" for metric in measured["metrics"] if (note := metrics.notes(measured, metric))]
+        lines += [
+            f"- {metric}: {note}"
+            for metric in measured["metrics"]
+            if (note := metrics.notes(measured, metric))
+        ]
     return lines
 
 
 def _text(entry: Entry) -> str:
     value = f"{entry.value:.4g}" + (f" ± {entry.spread:.2g}" if entry.spread is not None else "")
-    return f"{value} (paper {entry.published:g}, ×{entry.value / entry.published:.3g})" if entry.published else value
+    return (
+        f"{value} (paper {entry.published:g}, ×{entry.value / entry.published:.3g})"
+        if entry.published
+        else value
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def _curves(options: Options, entries: list[Entry], number: str) -> tuple[dict[str, plots.Curve], str, str, bool]:
+def _curves(
+    options: Options, entries: list[Entry], number: str
+) -> tuple[dict[str, plots.Curve], str, str, bool]:
     """The lines of table.png: over the training step for several checkpoints, else over S."""
     by_step = len(options.ckpts) > 1
     curves: dict[str, plots.Curve] = {}
@@ -214,4 +242,9 @@ def _curves(options: Options, entries: list[Entry], number: str) -> tuple[dict[s
             name += f", S = {first.options.timesteps}"
         x = first.step or options.ckpts.index(first.options.ckpts[0]) if by_step else first.options.timesteps
         curves.setdefault(name, []).append(plots.Point(x, entry.value, entry.spread, entry.published))
-    return curves, "training step" if by_step else "S (steps)", number.upper() if number in ("fid", "is") else number, not by_step
+    return (
+        curves,
+        "training step" if by_step else "S (steps)",
+        number.upper() if number in ("fid", "is") else number,
+        not by_step,
+    )

@@ -27,7 +27,9 @@ class Pace:
             return self._of_config
         return (recorded or {}).get("batch_size") or self._that_fits
 
-    def compile_where_it_repays(self, batch_size: int, evaluations: int, recorded: dict[str, Any] | None = None) -> bool:
+    def compile_where_it_repays(
+        self, batch_size: int, evaluations: int, recorded: dict[str, Any] | None = None
+    ) -> bool:
         """Whether the network is now compiled for the batch: where --compile asks for it, the folder was, or it repays.
 
         evaluations: of a batch, by this rank.
@@ -37,7 +39,9 @@ class Pace:
             choice = "on" if (recorded or {})["compiled"] else "off"
 
         def seconds_left() -> float:
-            return evaluations * acceleration.seconds_of(lambda: diffusion.evaluate(batch_size), diffusion.device)
+            return evaluations * acceleration.seconds_of(
+                lambda: diffusion.evaluate(batch_size), diffusion.device
+            )
 
         if evaluations:
             network = diffusion.network
@@ -60,6 +64,8 @@ class Pace:
     @cached_property
     def _that_fits(self) -> int:
         config, device = self.diffusion.config, self.diffusion.device
-        widest = 4 * config.model.ch * max(config.model.ch_mult[:2]) * config.data.image_size**2  # values of an image, at most
+        widest = (
+            4 * config.model.ch * max(config.model.ch_mult[:2]) * config.data.image_size**2
+        )  # values of an image, at most
         most = min(self.share, acceleration.LARGEST_INDEX // widest)
         return distributed.least(acceleration.largest_batch(self.diffusion.evaluate, most, device), device)

@@ -70,7 +70,12 @@ def fid(options: Options, config: Config, device: torch.device) -> None:
 
 
 def _make(
-    options: Options, job: Job, pace: Pace, evaluator: metrics.Evaluator | None, later: Sequence[Options], reuse: bool
+    options: Options,
+    job: Job,
+    pace: Pace,
+    evaluator: metrics.Evaluator | None,
+    later: Sequence[Options],
+    reuse: bool,
 ) -> dict[str, Any] | None:
     """The images of one folder, measured as they are made; with `reuse`, a measurement that is there is taken as it is.
 
@@ -89,10 +94,16 @@ def _make(
     batch_size = pace.batch_size(how)
     evaluations = sum(_evaluations(cell, job.diffusion, batch_size) for cell in (options, *later))
     compiled = pace.compile_where_it_repays(batch_size, evaluations, how)
-    folder = missing(job, names, batch_size=batch_size, compiled=compiled) if options.keep_images else held(job.folder, n)
+    folder = (
+        missing(job, names, batch_size=batch_size, compiled=compiled)
+        if options.keep_images
+        else held(job.folder, n)
+    )
     with folder as todo:
         announce(options, job, len(todo), n - len(todo), f"in batches of {batch_size}")
-        samples = evaluator.samples(n, batch_size, job.folder, job.diffusion.image_shape) if evaluator else None
+        samples = (
+            evaluator.samples(n, batch_size, job.folder, job.diffusion.image_shape) if evaluator else None
+        )
         _sample(job, todo, batch_size, samples, options.keep_images)
         measured = metrics.measure(evaluator, samples, job.decides, began) if evaluator and samples else None
     if options.keep_images:
@@ -104,12 +115,18 @@ def _make(
 def _evaluations(options: Options, diffusion: Diffusion, batch_size: int) -> int:
     """How often a cell will have this rank evaluate a batch, by the images that its folder has not."""
     steps = len(diffusion.timesteps(options.skip_type, options.timesteps))
-    todo = images.missing(options.image_dir, names_of(options, steps)) if options.keep_images else range(options.num_samples)
+    todo = (
+        images.missing(options.image_dir, names_of(options, steps))
+        if options.keep_images
+        else range(options.num_samples)
+    )
     batches = len({i // batch_size for i in todo})
     return -(-batches // distributed.world_size()) * steps
 
 
-def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples | None, keep_images: bool) -> None:
+def _sample(
+    job: Job, todo: list[int], batch_size: int, samples: metrics.Samples | None, keep_images: bool
+) -> None:
     """This rank's share of the images `todo`, whole batches at a time; `samples` gets those too that are there already."""
     unfinished = sorted({i // batch_size for i in todo})
     if samples:
@@ -132,7 +149,9 @@ def _sample(job: Job, todo: list[int], batch_size: int, samples: metrics.Samples
     if since:
         seconds = time.monotonic() - began
         rate = since * len(job.sampling.timesteps) / seconds
-        logging.info(f"after the first batch, {since} images in {seconds:.3f} s: {rate:.4g} evaluations/s a process")
+        logging.info(
+            f"after the first batch, {since} images in {seconds:.3f} s: {rate:.4g} evaluations/s a process"
+        )
 
 
 def interpolation(options: Options, config: Config, device: torch.device) -> None:
@@ -147,7 +166,9 @@ def interpolation(options: Options, config: Config, device: torch.device) -> Non
         announce(options, job, len(todo), len(names) - len(todo), "as one batch")
         if todo and distributed.is_main():
             z1, z2 = initial_noise(job.sampling.seed, (0, 1), diffusion.image_shape)
-            x_T = torch.stack([slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)])
+            x_T = torch.stack(
+                [slerp(z1, z2, k / (INTERPOLATION_POINTS - 1)) for k in range(INTERPOLATION_POINTS)]
+            )
             made = diffusion.to_images(last(_with_bar(job, x_T)).x)
             with images.png_writer(job.folder, beside=works_beside(job.diffusion.device)) as write:
                 write([names[k] for k in todo], made[todo])
@@ -161,7 +182,9 @@ def sequence(options: Options, config: Config, device: torch.device) -> None:
     steps = len(job.sampling.timesteps)
     names = names_of(options, steps)
     pace, how = Pace(options, diffusion, SEQUENCE_CHAINS), recorded(job, len(names))
-    compiled = pace.compile_where_it_repays(SEQUENCE_CHAINS, steps * bool(images.missing(job.folder, names)), how)
+    compiled = pace.compile_where_it_repays(
+        SEQUENCE_CHAINS, steps * bool(images.missing(job.folder, names)), how
+    )
     with missing(job, names, batch_size=SEQUENCE_CHAINS, compiled=compiled) as todo:
         announce(options, job, len(todo), len(names) - len(todo), f"of {SEQUENCE_CHAINS} chains")
         wanted = set(todo)

@@ -9,9 +9,18 @@ from torch import Tensor
 
 from configs import Config
 from configs.options import Options
+from configs.refusal import Refusal
 from functions.noise import initial_noise
 from functions.runtime import distributed
-from functions.weights import check_fit, diffusers, diffusers_config, load_checkpoint, load_into, storage, upstream
+from functions.weights import (
+    check_fit,
+    diffusers,
+    diffusers_config,
+    load_checkpoint,
+    load_into,
+    storage,
+    upstream,
+)
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import build_unet
 from runners.load import load_named
@@ -24,7 +33,9 @@ def export(options: Options, config: Config, device: torch.device) -> None:
     """Write what --export names, load it again, and print how far one forward pass differs."""
     path = Path(options.export or "")
     if path.suffix not in (".pth", ".safetensors"):
-        diffusers_config.write(config)  # refuses what diffusers has no form for, before anything is downloaded
+        diffusers_config.write(
+            config
+        )  # refuses what diffusers has no form for, before anything is downloaded
     checkpoint, source = load_named(options, config)
     if path.suffix == ".pth":
         checkpoint = _for_upstream(checkpoint, config)
@@ -54,15 +65,19 @@ def export(options: Options, config: Config, device: torch.device) -> None:
         for which, weights in written.items()
     )
     kinds = " and ".join(written)
-    print(f"{path}: {what}, from the {kinds} weights of {source}; read back, a forward pass differs by at most {difference:g}")
+    print(
+        f"{path}: {what}, from the {kinds} weights of {source}; read back, a forward pass differs by at most {difference:g}"
+    )
 
 
 def _halved(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """As float16. Raises ValueError where a weight is too large for it."""
+    """As float16. Raises Refusal where a weight is too large for it."""
     half = {name: value.half() for name, value in weights.items()}
     too_large = next((name for name, value in half.items() if not value.isfinite().all()), None)
     if too_large is not None:
-        raise ValueError(f"--export {path}: {too_large} does not fit half precision; a name without .fp16 keeps float32")
+        raise Refusal(
+            f"--export {path}: {too_large} does not fit half precision; a name without .fp16 keeps float32"
+        )
     return half
 
 
@@ -72,8 +87,12 @@ def _for_upstream(checkpoint: Checkpoint, config: Config) -> Checkpoint:
         logging.info("there is one set of weights: it is written as the raw weights and as the EMA")
         checkpoint = replace(checkpoint, ema=checkpoint.model)
     if checkpoint.optimizer is None:
-        logging.info("there is no optimizer's state: a fresh one is written, for sampling; training cannot continue exactly")
-        checkpoint = replace(checkpoint, optimizer=build_optimizer(build_unet(config), config.optim).state_dict())
+        logging.info(
+            "there is no optimizer's state: a fresh one is written, for sampling; training cannot continue exactly"
+        )
+        checkpoint = replace(
+            checkpoint, optimizer=build_optimizer(build_unet(config), config.optim).state_dict()
+        )
     return checkpoint
 
 

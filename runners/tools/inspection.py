@@ -6,6 +6,7 @@ import torch
 
 from configs import CONFIG_DIR, Config, load_config
 from configs.options import Options
+from configs.refusal import Refusal
 from functions.disk import files
 from functions.runtime import distributed
 from functions.weights import check_fit, diffusers_config, identify, pretrained, weights_hash
@@ -21,7 +22,9 @@ def inspect(options: Options, config: Config | None) -> None:
     if not distributed.is_main():
         return
     lines = {"checkpoint": str(path), "format": format_, "network": str(infer(checkpoint.model, str(path)))}
-    lines["parameters"] = f"{sum(value.numel() for value in checkpoint.model.values()):,} in {len(checkpoint.model)} tensors"
+    lines["parameters"] = (
+        f"{sum(value.numel() for value in checkpoint.model.values()):,} in {len(checkpoint.model)} tensors"
+    )
     lines |= _weights(checkpoint) | _origin(path)
     lines["training"] = _training(checkpoint)
     if diffusers_config.is_folder(path):
@@ -31,7 +34,10 @@ def inspect(options: Options, config: Config | None) -> None:
             f"{diffusion.num_diffusion_timesteps} timesteps"
         )
     shipped = {file.name: load_config(file.name) for file in sorted(CONFIG_DIR.glob("*.yml"))}
-    lines["fits"] = ", ".join(name for name, c in shipped.items() if _misfit(path, checkpoint, c) is None) or "no shipped config"
+    lines["fits"] = (
+        ", ".join(name for name, c in shipped.items() if _misfit(path, checkpoint, c) is None)
+        or "no shipped config"
+    )
     if config is not None:
         lines[options.config] = _misfit(path, checkpoint, config) or "fits"
     for name, line in lines.items():
@@ -42,12 +48,20 @@ def _weights(checkpoint: Checkpoint) -> dict[str, str]:
     """Which sets there are, how far they differ, and the hash of each, which is the one in manifests."""
     raw, ema = checkpoint.model, checkpoint.ema
     if ema is None:
-        kind = "one set, not said whether raw or EMA" if checkpoint.optimizer is None else "raw, without an EMA"
+        kind = (
+            "one set, not said whether raw or EMA" if checkpoint.optimizer is None else "raw, without an EMA"
+        )
         return {"weights": kind, "hash": weights_hash(raw)}
     common = [name for name in raw if name in ema and raw[name].shape == ema[name].shape]
-    difference, where = max(((raw[name].float() - ema[name].float()).abs().max().item(), name) for name in common)
+    difference, where = max(
+        ((raw[name].float() - ema[name].float()).abs().max().item(), name) for name in common
+    )
     differ = f"they differ by up to {difference:g}, in {where}" if difference else "they are equal"
-    return {"weights": f"raw and EMA; {differ}", "hash (raw)": weights_hash(raw), "hash (EMA)": weights_hash(ema)}
+    return {
+        "weights": f"raw and EMA; {differ}",
+        "hash (raw)": weights_hash(raw),
+        "hash (EMA)": weights_hash(ema),
+    }
 
 
 def _origin(path: Path) -> dict[str, str]:
@@ -73,6 +87,6 @@ def _misfit(path: Path, checkpoint: Checkpoint, config: Config) -> str | None:
             diffusers_config.check(path, config)
         with torch.device("meta"):
             check_fit(build_unet(config), checkpoint.model, str(path))
-    except ValueError as error:
+    except Refusal as error:
         return str(error)
     return None

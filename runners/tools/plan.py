@@ -56,7 +56,11 @@ def _plan_sampling(options: Options, diffusion: Diffusion) -> None:
     """One line a cell, and their sum."""
     cells = grid.cells(options)
     fixed = {"interpolation": INTERPOLATION_POINTS, "sequence": SEQUENCE_CHAINS}
-    B = fixed[options.mode] if options.mode in fixed else Pace(options, diffusion, options.num_samples).batch_size()
+    B = (
+        fixed[options.mode]
+        if options.mode in fixed
+        else Pace(options, diffusion, options.num_samples).batch_size()
+    )
     work = []
     for cell in cells:
         _check_folder(cell, diffusion)
@@ -66,7 +70,9 @@ def _plan_sampling(options: Options, diffusion: Diffusion) -> None:
         todo = images.missing(cell.image_dir, names) if cell.keep_images else list(range(len(names)))
         rows = len({k // B for k in todo}) * B if cell.mode == "fid" else B * bool(todo)
         evaluations = rows * len(steps)
-        work.append((len(todo), evaluations, _bytes_of_images(diffusion, len(todo)) if cell.keep_images else 0))
+        work.append(
+            (len(todo), evaluations, _bytes_of_images(diffusion, len(todo)) if cell.keep_images else 0)
+        )
         if options.is_grid:
             print(f"{cell.image_folder}:")
         repeated = len(every) - len(steps)
@@ -77,19 +83,23 @@ def _plan_sampling(options: Options, diffusion: Diffusion) -> None:
             f"{evaluations:,} evaluations of the network"
         )
     made, evaluations, size = (sum(column) for column in zip(*work, strict=True))
-    print(f"in all: {len(cells)} folders, {made:,} images, {evaluations:,} evaluations, at most about {_size(size)} of PNGs")
+    print(
+        f"in all: {len(cells)} folders, {made:,} images, {evaluations:,} evaluations, at most about {_size(size)} of PNGs"
+    )
     if options.metrics:
         print(f"metrics: {', '.join(options.metrics)} against {options.reference}, not counted in the time")
     _print_time(evaluations / distributed.world_size(), B, lambda n: _evaluate(diffusion, n))
 
 
 def _check_folder(options: Options, diffusion: Diffusion) -> None:
-    """Raise ValueError, as the command itself would, where the folder is another run's; weights that are not there are named."""
+    """Raise Refusal, as the command itself would, where the folder is another run's; weights that are not there are named."""
     path = local_checkpoint(options, diffusion.config)
     if not path.exists():
         print(f"weights: {path}, which are not there yet")
         return
-    job = make_job(options, diffusion, load_weights(diffusion, options), keep_repeats=options.mode == "sequence")
+    job = make_job(
+        options, diffusion, load_weights(diffusion, options), keep_repeats=options.mode == "sequence"
+    )
     manifest.check(job.folder, job.decides, len(names_of(options, len(job.sampling.timesteps))))
 
 
@@ -103,14 +113,18 @@ def _plan_training(options: Options, diffusion: Diffusion) -> None:
         print(f"the run that is in {options.log_dir} would be moved aside")
     n = _count(options, config, train=True)
     if n is None:
-        print(f"training from step {state.step}; how long is not known, for the data are not there to be counted")
+        print(
+            f"training from step {state.step}; how long is not known, for the data are not there to be counted"
+        )
         return
     start, end = state.step, max(state.step, final_step(state, n))
     print(f"steps: {start} to {end}, batches of {training.batch_size} of {n:,} images")
     epochs = (end - start) / -(-n // training.batch_size)
     print(f"epochs: {epochs:.1f}, ended by n_epochs {training.n_epochs} or n_iters {training.n_iters}")
     snapshots = sum(s == 1 or s % training.snapshot_freq == 0 or s == end for s in range(start + 1, end + 1))
-    print(f"snapshots: {snapshots} of {_size(_checkpoint_size(state))}, in all {_size(snapshots * _checkpoint_size(state))}")
+    print(
+        f"snapshots: {snapshots} of {_size(_checkpoint_size(state))}, in all {_size(snapshots * _checkpoint_size(state))}"
+    )
     share = training.batch_size // distributed.world_size() or 1
     _print_time((end - start) * share, share, lambda b: _train_step(state, diffusion, b))
 
@@ -118,12 +132,16 @@ def _plan_training(options: Options, diffusion: Diffusion) -> None:
 def _plan_test(options: Options, diffusion: Diffusion) -> None:
     n = _count(options, diffusion.config, train=options.reference == "train")
     if n is None:
-        print(f"how many {options.reference} images there are is not known: the data are not there to be counted")
+        print(
+            f"how many {options.reference} images there are is not known: the data are not there to be counted"
+        )
         return
     T = diffusion.config.diffusion.num_diffusion_timesteps
     chosen = min(n, options.num_samples)
     evaluations = n + chosen * T
-    print(f"{evaluations:,} evaluations of the network: the loss on all {n:,} {options.reference} images, bits/dim on {chosen:,}")
+    print(
+        f"{evaluations:,} evaluations of the network: the loss on all {n:,} {options.reference} images, bits/dim on {chosen:,}"
+    )
     batch_size = Pace(options, diffusion, chosen).batch_size()
     _print_time(evaluations / distributed.world_size(), batch_size, lambda b: _evaluate(diffusion, b))
 
@@ -138,7 +156,7 @@ def _steps_in_words(steps: tuple[int, ...]) -> str:
 def _count(options: Options, config: Config, train: bool) -> int | None:
     """How many images a split has, without fetching any; None where that is not known."""
     data = config.data
-    name = data.category if data.dataset == "LSUN" else data.dataset
+    name = data.name
     if data.dataset in ("DIGITS", "FOLDER"):
         dataset = get_dataset(data, dataset_root(data, options.exp, options.data), train)
         return None if dataset is None else len(dataset)
@@ -153,7 +171,12 @@ def _bytes_of_images(diffusion: Diffusion, n: int) -> int:
 
 def _checkpoint_size(state: TrainingState) -> int:
     optim = state.config.optim
-    copies = 1 + (state.ema is not None) + OPTIMIZER_TENSORS[optim.optimizer] + (optim.amsgrad and optim.optimizer == "Adam")
+    copies = (
+        1
+        + (state.ema is not None)
+        + OPTIMIZER_TENSORS[optim.optimizer]
+        + (optim.amsgrad and optim.optimizer == "Adam")
+    )
     return copies * sum(p.numel() * p.element_size() for p in state.model.parameters())
 
 

@@ -81,7 +81,9 @@ def _loop(
     losses_of = partial(noise_estimation_loss, forward, alphas_cumprod=diffusion.alphas_cumprod.to(device))
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
-    order = training_order(len(dataset), training.batch_size, state.seed, state.epoch, state.images_seen, training.n_epochs)
+    order = training_order(
+        len(dataset), training.batch_size, state.seed, state.epoch, state.images_seen, training.n_epochs
+    )
     dataset = acceleration.on_device(dataset, device) if isinstance(dataset, Tensor) else dataset
     for batch, images in report.awaiting(load(dataset, order, distributed.share_of, config.data.num_workers)):
         state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
@@ -103,7 +105,9 @@ def _loop(
             state.ema.update(state.model)
 
         # Report.
-        counted = distributed.weight_of_share(batch.size) * loss_by_quarter(losses, t, config.diffusion.num_diffusion_timesteps)
+        counted = distributed.weight_of_share(batch.size) * loss_by_quarter(
+            losses, t, config.diffusion.num_diffusion_timesteps
+        )
         report.step(state.step, distributed.all_reduce_sum(counted), grad_norm)
 
         # Validate.
@@ -125,7 +129,12 @@ def _loop(
 
 
 def _backward(
-    losses_of: Callable[..., Tensor], model: nn.Module, draws: tuple[Tensor, Tensor, Tensor], precision: str, parts: int, n: int
+    losses_of: Callable[..., Tensor],
+    model: nn.Module,
+    draws: tuple[Tensor, Tensor, Tensor],
+    precision: str,
+    parts: int,
+    n: int,
 ) -> Tensor:
     """Add the gradients of the mean loss over the global batch of n, from this rank's draws; give their losses (b,).
 
@@ -150,7 +159,9 @@ def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: nn.
     """
     training, device = diffusion.config.training, diffusion.device
     rows = distributed.share_of(training.batch_size)
-    x = torch.zeros(-(-(rows.stop - rows.start) // training.accumulate), *diffusion.image_shape, device=device)
+    x = torch.zeros(
+        -(-(rows.stop - rows.start) // training.accumulate), *diffusion.image_shape, device=device
+    )
     t = torch.zeros(len(x), dtype=torch.long, device=device)
 
     def one_pass() -> None:
@@ -167,12 +178,20 @@ def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: nn.
     return model
 
 
-def _draw(diffusion: Diffusion, state: TrainingState, images: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(
+    diffusion: Diffusion, state: TrainingState, images: Tensor, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """x0 from this rank's uint8 images, and its t and eps, out of draws for the whole batch of n by (seed, step)."""
     data, device = diffusion.config.data, diffusion.device
-    draws = BatchDraws(step_generator(device, state.seed, Stream.TRAIN, state.step), n, distributed.share_of(n))
+    draws = BatchDraws(
+        step_generator(device, state.seed, Stream.TRAIN, state.step), n, distributed.share_of(n)
+    )
     x0 = as_trained_on(images.to(device, non_blocking=device.type == "cuda"), data, draws)
-    return x0, draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps), draws.normal(*x0.shape[1:])
+    return (
+        x0,
+        draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps),
+        draws.normal(*x0.shape[1:]),
+    )
 
 
 def final_step(state: TrainingState, length: int) -> int:
@@ -184,7 +203,12 @@ def final_step(state: TrainingState, length: int) -> int:
 
 
 def _describe(
-    options: Options, diffusion: Diffusion, state: TrainingState, length: int, test_set: Images | None, last_step: int
+    options: Options,
+    diffusion: Diffusion,
+    state: TrainingState,
+    length: int,
+    test_set: Images | None,
+    last_step: int,
 ) -> None:
     config = diffusion.config
     if options.comment:

@@ -49,7 +49,9 @@ class Report:
         self.bar = progress_bar(self.total, initial=self.start, unit="step", desc="training")
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.bar.close()
         if distributed.is_main():
             if error is not None:
@@ -95,13 +97,17 @@ class Report:
             self.steps.info(f"step: {step}, loss: {loss}")
             self.writer.add_scalar("loss", loss, step)
             self.writer.add_scalar("grad_norm", grad_norm, step)
-        for name, total, count in zip(self._quarters(), sums.sum(0).tolist(), counts.sum(0).tolist(), strict=True):
+        for name, total, count in zip(
+            self._quarters(), sums.sum(0).tolist(), counts.sum(0).tolist(), strict=True
+        ):
             if count:
                 self.writer.add_scalar(f"loss_by_timestep/{name}", total / count, step)
         self.writer.add_scalar("learning_rate", self.config.optim.lr, step)
         self.writer.add_scalar("images_per_second", rate, step)
         self.writer.add_scalar("share_of_time_waiting_for_data", waiting, step)
-        self.bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{rate:.4g}", data_wait=f"{waiting:.0%}", refresh=False)
+        self.bar.set_postfix(
+            loss=f"{loss:.4g}", images_per_s=f"{rate:.4g}", data_wait=f"{waiting:.0%}", refresh=False
+        )
         self.bar.update(len(steps))
 
     def validation(self, step: int, loss: float) -> None:
@@ -129,8 +135,14 @@ class Report:
 
     def _hyperparameters(self) -> None:
         """The config as text, and as a row of TensorBoard's HPARAMS table with the run's last losses."""
-        self.writer.add_text("config", "".join(f"    {line}\n" for line in to_yaml(self.config).splitlines()), self.start)
-        values: dict[str, Any] = {"seed": self.seed, "precision": self.options.precision, "processes": distributed.world_size()}
+        self.writer.add_text(
+            "config", "".join(f"    {line}\n" for line in to_yaml(self.config).splitlines()), self.start
+        )
+        values: dict[str, Any] = {
+            "seed": self.seed,
+            "precision": self.options.precision,
+            "processes": distributed.world_size(),
+        }
         for section, keys in asdict(self.config).items():
             for key, value in keys.items():
                 if value is not None:

@@ -5,6 +5,7 @@ import sys
 
 from configs import Config, to_yaml
 from configs.options import Options
+from configs.refusal import Refusal
 from functions.disk import files
 from functions.runtime import distributed
 from functions.weights import load_checkpoint, native
@@ -12,23 +13,25 @@ from functions.weights.checkpoint import Checkpoint
 
 
 def checkpoint_to_resume(options: Options) -> Checkpoint | None:
-    """The run's last checkpoint; None for a new run. Raises ValueError where there is none to continue."""
+    """The run's last checkpoint; None for a new run. Raises Refusal where there is none to continue."""
     path = options.log_dir / "ckpt.pth"
     if options.resume_training is None or (options.resume_training == "auto" and not path.exists()):
         return None
     if not path.exists():
-        raise ValueError(f"--resume_training: there is no run to continue, for {path} does not exist; auto would start one")
+        raise Refusal(
+            f"--resume_training: there is no run to continue, for {path} does not exist; auto would start one"
+        )
     return load_checkpoint(path)
 
 
 def may_begin(options: Options) -> bool:
-    """Whether a new run may have the folder's name. Raises ValueError where a run is there and nobody can be asked."""
+    """Whether a new run may have the folder's name. Raises Refusal where a run is there and nobody can be asked."""
     if not any(map(files.has_content, (options.log_dir, options.tensorboard_dir))):
         return True
     if options.ni or options.resume_training == "auto":
         return True
     if distributed.under_torchrun() or sys.stdin is None or not sys.stdin.isatty():
-        raise ValueError(
+        raise Refusal(
             f"a run is in {options.log_dir} already: --resume_training continues it, --ni moves it aside and starts anew, "
             "another --doc keeps both"
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import Config, OptimConfig
+from configs.refusal import Refusal
 from functions.weights import check_fit, load_into
 from functions.weights.checkpoint import Checkpoint
 from models.ema import EMA
@@ -41,7 +42,7 @@ class TrainingState:
     def restore(self, checkpoint: Checkpoint, source: str) -> None:
         """Continue from a checkpoint, this program's or upstream's; the config's hyperparameters win.
 
-        Raises ValueError where it does not fit the config; `source` names the file in it.
+        Raises Refusal where it does not fit the config; `source` names the file in it.
         """
         load_into(self.model, checkpoint.model, source)
         if self.ema:
@@ -54,26 +55,39 @@ class TrainingState:
         self.epoch, self.step, self.images_seen = checkpoint.epoch, checkpoint.step, checkpoint.images_seen
 
     def _restore_optimizer(self, checkpoint: Checkpoint, source: str) -> None:
-        kept, groups = (checkpoint.optimizer or {}).get("state"), (checkpoint.optimizer or {}).get("param_groups")
+        kept, groups = (
+            (checkpoint.optimizer or {}).get("state"),
+            (checkpoint.optimizer or {}).get("param_groups"),
+        )
         if not kept or not groups:
-            raise ValueError(f"{source} holds weights only, without an optimizer's state: training cannot continue from it")
+            raise Refusal(
+                f"{source} holds weights only, without an optimizer's state: training cannot continue from it"
+            )
         optim, params = self.config.optim, list(self.model.parameters())
         key = "max_exp_avg_sq" if optim.optimizer == "Adam" and optim.amsgrad else _STATE_KEY[optim.optimizer]
         for i, param in enumerate(params):
             values = kept.get(i, {})
             if key not in values:
-                raise ValueError(f"the optimizer state in {source} is not {optim.optimizer}'s: it has no {key} to continue from")
+                raise Refusal(
+                    f"the optimizer state in {source} is not {optim.optimizer}'s: it has no {key} to continue from"
+                )
             shapes = {v.shape for v in values.values() if isinstance(v, Tensor) and v.dim()}
             if shapes - {param.shape}:
-                raise ValueError(f"the optimizer state in {source} does not fit: entry {i} is not {tuple(param.shape)}")
+                raise Refusal(
+                    f"the optimizer state in {source} does not fit: entry {i} is not {tuple(param.shape)}"
+                )
         before = groups[0].get("lr")
         if before != optim.lr:
             logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before}")
-        self.optimizer.load_state_dict({"state": kept, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict(
+            {"state": kept, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
         for param in params:
             values = self.optimizer.state[param]
             for name, value in values.items():
-                if isinstance(value, Tensor) and value.dim():  # fused optimizers take memory as it lies, whatever its strides
+                if (
+                    isinstance(value, Tensor) and value.dim()
+                ):  # fused optimizers take memory as it lies, whatever its strides
                     values[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
 
 
