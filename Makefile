@@ -1,15 +1,16 @@
 # make demo: samples of the network that lies in models/pretrained, then digits from nothing to samples.
 # make test: the whole suite. make lint: style and types. All install what they need into .venv first.
-# `make demo EXP=folder` for another folder than demo/.
+# `make demo EXP=folder` for another folder than demo/, DIGITS=file for another config than digits.yml.
 PYTHON ?= python3
 EXP ?= demo
+DIGITS ?= digits.yml
 
 .PHONY: demo fashion digits test lint
 .DELETE_ON_ERROR:
 
 main := .venv/bin/python main.py --exp $(EXP)
 fashion := $(main) --config fashion_mnist.yml --use_pretrained --sample
-digits := $(main) --config digits.yml --doc digits
+digits := $(main) --config $(DIGITS) --doc digits
 # With seed 3 the interpolation runs between two different digits.
 digits_sample := $(digits) --sample --timesteps 20 --seed 3
 

@@ -1,33 +1,40 @@
-"""The command line of DDIM: train, sample, interpolate. `python main.py --help`."""
+"""The command line of DDIM: train, sample, evaluate. `python main.py --help`."""
 
-import argparse
 import sys
 import traceback
 
 from configs import Config, load_config
 from configs.arguments import parse
-from configs.options import complete
+from configs.options import Options, fit
 from configs.refusal import Refusal
 
-INTERRUPTED = "interrupted; what was written is whole: images continue with the same command, training with --resume_training"
+INTERRUPTED = (
+    "interrupted; nothing is lost: images go on with the same command, training with --resume_training"
+)
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Returns 0, 2 for a mistake of the user's, 1 for any other failure, 130 for an interrupt.
+    """Run one command. Returns 0, 2 for a user's mistake, 1 for another failure, 130 for an interrupt.
 
     What can be told in a sentence is; a bug keeps its traceback.
     """
-    debug = False
+    debug = "debug" in argv
     try:
-        arguments = parse(argv)
-        debug = arguments.verbose == "debug"
-        config = _config(arguments)
-        options = complete(arguments, config)
+        options = parse(argv)
+        config = _config(options)
+        if config is not None:
+            options = fit(options, config)
 
-        # Not before the command is known to be sound: this imports torch, which takes seconds.
-        from runners import run
+        # Not before the command is known to be right: this imports torch, which takes seconds.
+        from runners import session
+        from runners.diffusion import Diffusion
+        from runners.tools.inspection import inspect
 
-        run(options, config)
+        with session(options) as device:
+            if config is None or options.mode == "inspect":
+                inspect(options, config)
+            else:
+                getattr(Diffusion(config, device), options.verb)(options)
     except Refusal as error:
         return _fail(error, 2, debug)
     except (OSError, FloatingPointError, MemoryError) as error:
@@ -37,17 +44,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace) -> Config | None:
-    """The config that was named, or else the one that comes with the checkpoint; --inspect needs none."""
-    if arguments.config is not None:
-        return load_config(arguments.config)
-    if arguments.inspect is not None:
+def _config(options: Options) -> Config | None:
+    """The config that was named, or else the one that comes with the checkpoint. --inspect needs none."""
+    if "config" in options.given:
+        return load_config(options.config)
+    if options.mode == "inspect":
         return None
-    from functions.weights.pretrained import (
-        own_config,  # imports torch, to read what may be a folder of another program
-    )
+    from functions.weights.pretrained import own_config  # imports torch
 
-    return own_config(arguments.ckpt[0])
+    return own_config(options.config)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:

@@ -1,6 +1,6 @@
-"""What precision costs in accuracy: final images of a trained network from the same x_T, in grey levels against float32.
+"""What precision costs: images of a trained network from the same x_T, in grey levels against float32.
 
-python -m benchmarks.accuracy --config digits.yml --ckpt demo/logs/digits/ckpt.pth --out docs/benchmarks/accuracy
+python -m benchmarks.accuracy --config digits.yml --ckpt demo/logs/digits/ckpt.pth --out out/accuracy
 """
 
 import argparse
@@ -28,7 +28,8 @@ def images(arguments: argparse.Namespace, flags: list[str], steps: int, eta: flo
     """Grey levels (n, h, w) or (n, h, w, 3), made by main.py."""
     with tempfile.TemporaryDirectory() as exp:
         named = ["--config", arguments.config, "--ckpt", arguments.ckpt, "--exp", exp]
-        how = f"--num_samples {arguments.images} --timesteps {steps} --eta {eta} --batch_size 64 --verbose warning"
+        how = f"--num_samples {arguments.images} --timesteps {steps} --eta {eta} --batch_size 64"
+        how += " --verbose warning"
         how += f" --device {arguments.device}" if arguments.device else ""
         assert program.main([*named, "--sample", "--fid", *how.split(), *flags]) == 0
         folder = Path(exp, "image_samples", "images")

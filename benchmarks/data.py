@@ -2,9 +2,9 @@
 
     python benchmarks/data.py [--images 400]
 
-Data sets in their real layouts are made of crops of scikit-learn's two photographs, with the sizes and JPEG qualities of the
-originals; each image is read, decoded, cropped and resized to a uint8 tensor. CPU time is counted, so that other work on the
-machine matters little, and the best of three rounds is taken.
+Data sets in their real layouts are made of crops of scikit-learn's two photographs, with the sizes and JPEG
+qualities of the originals. Each image is read, decoded, cropped and resized to a uint8 tensor. CPU time is
+counted, so that other work on the machine matters little, and the best of three rounds is taken.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def main() -> None:
     cores, date = os.cpu_count(), datetime.now(UTC).date()
     versions = f"Python {platform.python_version()}, Pillow {PIL.__version__}, torch {torch.__version__}"
     print(
-        f"{cores} cores, {_processor()}; {versions}, torchvision {torchvision.__version__}; {date}; {n} images each\n"
+        f"{cores} cores, {_processor()}; {versions}, torchvision {torchvision.__version__}; {date}; "
+        f"{n} images each\n"
     )
     print("| reader | images/s per core | torchvision's |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

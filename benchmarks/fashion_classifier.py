@@ -1,9 +1,10 @@
-"""Features for a Fréchet distance on Fashion-MNIST: a small classifier, trained and exported for `main.py --features`.
+"""Features of Fashion-MNIST for a Fréchet distance: a small classifier, exported for `main.py --features`.
 
     python -m benchmarks.fashion_classifier --data path/to/fashion-mnist --program fashion_features.pt2
 
-Inception has seen photographs; what tells a shirt from a coat in 28x28 grey pixels is learned here from the labels. The
-features are the 64 inputs of the last layer. The test split chooses nothing: its accuracy is only reported.
+Inception has seen photographs; what tells a shirt from a coat in 28x28 grey pixels is learned here from the
+labels. The features are the 64 inputs of the last layer. The test split chooses nothing: its accuracy is only
+reported.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from benchmarks.measuring import write
 from configs import load_config
 from datasets import get_dataset
-from functions.runtime.acceleration import memory_format
 from functions.runtime.device import choose_device
+from functions.runtime.precision import memory_format
 
 FEATURES, CLASSES = 64, 10
 BATCH, MAX_LR = 128, 0.004
@@ -41,7 +42,8 @@ class Classifier(nn.Module):
             ]
 
         self.body = nn.Sequential(
-            *conv(1, 32, 5), nn.MaxPool2d(2), *conv(32, 64, 3), nn.MaxPool2d(2), *conv(64, 128, 3), *conv(128, 128, 3),
+            *conv(1, 32, 5), nn.MaxPool2d(2), *conv(32, 64, 3), nn.MaxPool2d(2),
+            *conv(64, 128, 3), *conv(128, 128, 3),
             nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 4 * 4, FEATURES), nn.ReLU(),
         )  # fmt: skip
         self.last = nn.Linear(FEATURES, CLASSES)
@@ -54,7 +56,7 @@ class Classifier(nn.Module):
 
 
 def labels(root: Path, train: bool) -> Tensor:
-    """The classes (n,) int64, from the gzipped IDX file beside the images, which main.py does not download."""
+    """The classes (n,) int64, from the gzipped IDX file beside the images. main.py does not download it."""
     path = root / f"{'train' if train else 't10k'}-labels-idx1-ubyte.gz"
     if not path.is_file():
         raise SystemExit(f"{path} is missing: put the four *-ubyte.gz files of Fashion-MNIST there")

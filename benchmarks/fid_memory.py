@@ -1,4 +1,4 @@
-"""Peak host memory and time of the FID of 50,000 images with Inception's 2048 features, without the cost of Inception.
+"""Peak host memory and time of the FID of 50,000 images with 2048 features, without the cost of Inception.
 
     python benchmarks/fid_memory.py [images]
 
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from functions.metrics import frechet
 from functions.metrics.extractor import Extractor
-from runners.evaluation.metrics import Samples
+from runners.evaluation.evaluator import Samples
 
 DIM, BATCH, SHAPE = 2048, 500, (3, 32, 32)
 
@@ -29,7 +29,7 @@ def main(n: int) -> None:
         "projection", "", DIM, 0, cpu, lambda images: images.flatten(1).float() @ projection / 1000
     )
     began = time.perf_counter()
-    samples = Samples(extractor, ("fid",), n, BATCH, Path(), SHAPE)
+    samples = Samples(extractor, {"moments"}, n, BATCH, Path(), SHAPE)
     for first in range(0, n, BATCH):
         indices = range(first, min(first + BATCH, n))
         samples.add(
@@ -38,7 +38,7 @@ def main(n: int) -> None:
     samples.sum_over_ranks()
     streamed = time.perf_counter()
     reference = frechet.Gaussian(torch.zeros(DIM, dtype=torch.float64), torch.eye(DIM, dtype=torch.float64))
-    print(frechet.fid(samples.groups, reference))
+    print(frechet.fid(samples.moments, reference))
     distance = time.perf_counter() - streamed
     print(
         f"{n} images of {DIM} features: {streamed - began:.1f} s to stream, {distance:.1f} s for the distance"
@@ -47,7 +47,7 @@ def main(n: int) -> None:
 
 
 def peak_memory() -> float:
-    """In GB. On Linux by the kernel's own mark, for getrusage's remembers the process that started this one."""
+    """In GB. On Linux by the kernel's own mark: getrusage remembers the process that started this one."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9

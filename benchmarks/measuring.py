@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, tables as Markdown and JSON, timing of alternatives side by side."""
+"""What the benchmarks share: the machine in words, tables as Markdown and JSON, timing side by side."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from functions.runtime.acceleration import synchronize
+from functions.runtime.compilation import synchronize
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def write(
     path: Path, device: torch.device, command: Sequence[str], tables: Mapping[str, Sequence[Row]]
 ) -> None:
-    """Print the tables, and write them as {path}.md and {path}.json with the machine and the command beside them."""
+    """Print the tables, and write them as {path}.md and {path}.json with the machine and the command."""
     where = machine(device)
     head = f"{', '.join(f'{key} {value}' for key, value in where.items())}; `{' '.join(command)}`"
     text = "\n\n".join([head, *(f"**{title}**\n\n{markdown(rows)}" for title, rows in tables.items())]) + "\n"

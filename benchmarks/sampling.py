@@ -1,10 +1,11 @@
-"""U-Net evaluations per second while sampling: this program by its command line, PNGs written, beside its baselines.
+"""U-Net evaluations per second while sampling by the command line, PNGs written, beside the baselines.
 
     python -m benchmarks.sampling --config cifar10.yml --batch 64 512 --out docs/benchmarks/sampling_h100
 
-Each measurement is a process of its own, and the variants take turns. Weights are random, which changes no time.
-The baselines: the network in upstream's manner (eager float32, NCHW, the whole trajectory copied to the host), and the
-same architecture in diffusers, eager and in bfloat16 compiled. `--figure` draws time against S and against N instead.
+Each measurement is a process of its own, and the variants take turns. Weights are random: no time changes.
+The baselines: the network in upstream's manner (eager float32, NCHW, the whole trajectory copied to the
+host), and the same architecture in diffusers, eager and in bfloat16
+compiled. `--figure` draws time against S and N instead.
 """
 
 import argparse
@@ -27,11 +28,11 @@ import main as program
 from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
 from configs import Config, load_config
 from functions.runtime.device import choose_device
-from functions.runtime.threads import to_host
+from functions.runtime.threads import copy_to_host
 from functions.samplers import generalized
 from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights import diffusers_config
-from runners.diffusion import Diffusion, Sampling, build_unet
+from runners.diffusion import Diffusion, build_unet
 
 FIGURE_STEPS = (5, 10, 20, 50)
 LOGGED = re.compile(r"first batch, (\d+) images in ([\d.]+) s")
@@ -62,7 +63,7 @@ def by_diffusers(
 ) -> float:
     from diffusers import UNet2DModel
 
-    _, content, _ = diffusers_config.write(config)
+    content = diffusers_config.to_json(config)[diffusers_config.UNET]
     network = UNet2DModel.from_config(content).to(device).eval()
     if flags == ["eager"]:
         return _seconds(arguments, config, device, lambda x, t: network(x, t).sample)
@@ -96,7 +97,7 @@ def without_writing(
 ) -> float:
     diffusion = Diffusion(config, device)
     diffusion.accelerate("default")
-    sampling = Sampling(diffusion.timesteps("uniform", arguments.steps), "generalized", 0.0, 0)
+    sampling = diffusion.sampling(arguments.steps, seed=0)
     made = diffusion.sample_batches(range(_images(arguments)), sampling, arguments.one_batch)
     next(made)
     return timed(lambda: list(made), device)
@@ -125,7 +126,7 @@ def _seconds(
         return (
             [step.x.to("cpu") for step in steps]
             if keep
-            else [to_host(step.x)() for step in steps if step.t == 0]
+            else [copy_to_host(step.x)() for step in steps if step.t == 0]
         )
 
     batch()
@@ -173,7 +174,8 @@ def table(arguments: argparse.Namespace, batch: int, device: torch.device) -> li
         dtype = "bfloat16" if "bf16" in name else "float32"
         rows.append({
             "variant": name, "batch": batch, "evaluations/s": rate, "ratio": rate / rates[chosen[0]],
-            "least": min(run["evaluations/s"] for run in runs[name]), "most": max(run["evaluations/s"] for run in runs[name]),
+            "least": min(run["evaluations/s"] for run in runs[name]),
+            "most": max(run["evaluations/s"] for run in runs[name]),
             "of the matmul limit": f"{rate * flops / limits[dtype]:.0%} of {dtype}",
             "host GB": max(run["host GB"] for run in runs[name]), "GPU GB": runs[name][0]["GPU GB"],
         })  # fmt: skip
@@ -189,7 +191,7 @@ def flops_per_evaluation(config_name: str) -> float:
 
 
 def matmul_rate(dtype: str, device: torch.device) -> float:
-    """FLOP/s of a large product of matrices, the best of five; float32 with TF32 where convolutions take it."""
+    """FLOP/s of a large product of matrices, the best of five; float32 with TF32 as convolutions have it."""
     n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(n, n, device=device, dtype=getattr(torch, dtype))
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,9 +1,10 @@
-"""Training steps per second: this program by its command line on real data, beside upstream's manner of the same step.
+"""Training steps per second by the command line on real data, beside upstream's manner of the same step.
 
-    python -m benchmarks.training --config cifar10.yml --data path/to/cifar10 --steps 300 --out docs/benchmarks/training_h100
+    python -m benchmarks.training --config cifar10.yml --data path/to/cifar10 --out training_h100
 
-Each measurement is a process of its own, and the variants take turns. Of the command line the rate is the median of what it
-writes to TensorBoard, without its first blocks, so validation and snapshots are left out, and so is compiling.
+Each measurement is a process of its own, and the variants take turns. Of the command line the rate is the
+median of what it writes to TensorBoard, without its first blocks: validation, snapshots and compiling are
+left out.
 """
 
 import argparse
@@ -39,7 +40,7 @@ VARIANTS = {
 
 
 def in_upstreams_manner(arguments: argparse.Namespace, config: Config, device: torch.device) -> float:
-    """Eager float32, NCHW, the loss read at every step and the average moved parameter by parameter. Steps a second."""
+    """Eager float32, NCHW, the loss read at every step, the average moved by parameter. Steps a second."""
     model = build_unet(config).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.optim.lr)
     shadow = {name: param.detach().clone() for name, param in model.named_parameters()}

@@ -1,9 +1,9 @@
 """How many images a second a network trains on, and what it weighs: to choose one for the time that there is.
 
-    python -m benchmarks.widths --config fashion_mnist.yml --networks 32:1,2,4,4:1:8 64:1,2,2:1:8 --out docs/benchmarks/widths
+    python -m benchmarks.widths --config fashion_mnist.yml --networks 32:1,2,4,4:1:8 --out out/widths
 
-A network is ch:ch_mult:num_res_blocks:attn_resolutions; all else is the config's. The step is training's, in bfloat16 and
-compiled, without data and EMA.
+A network is ch:ch_mult:num_res_blocks:attn_resolutions; all else is the config's. The step is training's, in
+bfloat16 and compiled, without data and EMA.
 """
 
 import argparse
@@ -17,8 +17,9 @@ import torch
 from benchmarks.measuring import Row, write
 from configs import Config, load_config
 from functions.objectives import noise_estimation_loss
-from functions.runtime import acceleration
+from functions.runtime.compilation import CompiledForBatches, synchronize
 from functions.runtime.device import choose_device
+from functions.runtime.precision import autocast, memory_format
 from functions.schedules import alphas_cumprod, betas
 from runners.diffusion import build_unet
 from runners.training.state import build_optimizer
@@ -36,21 +37,21 @@ def of_network(config: Config, text: str) -> Config:
 
 def images_per_second(config: Config, device: torch.device, seconds: float) -> float:
     """Of training steps, after two to warm up and compile."""
-    model = build_unet(config).to(device).to(memory_format=acceleration.memory_format(device)).train()
+    model = build_unet(config).to(device).to(memory_format=memory_format(device)).train()
     optimizer, a = build_optimizer(model, config.optim), alphas_cumprod(betas(config.diffusion)).to(device)
     n, data = config.training.batch_size, config.data
     x0 = torch.randn(n, data.channels, data.image_size, data.image_size, device=device)
     t = torch.arange(n, device=device) * (len(a) - 1) // n
-    network = acceleration.CompiledForBatches(model, n, graphs=True)
+    network = CompiledForBatches(model, n, graphs=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        with acceleration.autocast("bf16", device):
+        with autocast("bf16", device):
             losses = noise_estimation_loss(network, x0, t, torch.randn_like(x0), a)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip or 1.0)
         optimizer.step()
-        acceleration.synchronize(device)
+        synchronize(device)
 
     step()
     step()

@@ -1,65 +1,57 @@
-"""What the user asked, as a frozen, checked `Options` with every default filled in."""
+"""What the user asked of one run, as a frozen `Options`. Its defaults are the program's."""
 
-import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from configs import Config
-from configs.arguments import (
-    DEFAULT_NUM_SAMPLES,
-    DEFAULT_SEED,
-    DEFAULT_TEST_IMAGES,
-    DEFAULT_TIMESTEPS,
-    METRICS,
-    OTHER_MODES,
-    SAMPLE_MODES,
-)
+from configs.choices import SAMPLERS, TASKS
 from configs.refusal import Refusal
 
-Mode = Literal["train", "test", "preview", "export", "inspect", "fid", "interpolation", "sequence"]
+DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for each image
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked of one run, with every default filled in.
+    """What the user asked. The flags that may repeat are tuples; in a cell of a grid each holds one value."""
 
-    The flags that may repeat are tuples; where each holds one value, as in every cell of a grid, the properties give it.
-    """
+    mode: str = "train"  # or test, preview, export, inspect, or a task of configs/choices.py
+    config: str = ""  # the YAML file; without --config the checkpoint whose own config is used
+    exp: str = "exp"
+    doc: str = ""  # "" if no run is named
+    data: str | None = None
+    seeds: tuple[int, ...] = (1234,)
 
-    config: str  # the checkpoint's name where its own config serves
-    exp: str
-    doc: str  # "" where the run's folder is not used
-    comment: str
-    verbose: str
-    ni: bool
-    device: str | None
-    precision: Literal["default", "fp32", "bf16"]
-    compile: Literal["auto", "on", "off"]
-    seeds: tuple[int, ...]
-    seed_given: bool
-    data: str | None
-    resume_training: Literal["auto", "always"] | None
-    mode: Mode
-    export: str | None
-    inspect: str | None
-    ckpts: tuple[str, ...]  # empty for the run's own and for the published weights
-    use_pretrained: bool
-    weights: Literal["ema", "raw"] | None
-    image_folder: str
-    num_samples: int
-    num_samples_given: bool
-    batch_size: int | Literal["auto"] | None  # None: auto on CUDA, the config's elsewhere
-    step_counts: tuple[int, ...]
-    skip_type: Literal["uniform", "quad"]
-    etas: tuple[float, ...]
-    eta_given: bool
-    sample_types: tuple[str, ...]
-    metrics: tuple[str, ...]
-    features: str | None
-    reference: str
-    keep_images: bool
-    plan: bool
+    resume_training: Literal["auto", "always"] | None = None
+    ni: bool = False
+    comment: str = ""
+
+    ckpts: tuple[str, ...] = ()  # empty: the run's ckpt.pth, or the published weights
+    use_pretrained: bool = False
+    weights: Literal["ema", "raw"] | None = None
+    export: str = ""
+    inspect: str = ""
+
+    image_folder: str = "images"
+    num_samples: int = 50_000
+    step_counts: tuple[int, ...] = (1000,)  # S, as asked
+    skip_type: str = "uniform"
+    etas: tuple[float, ...] = (0.0,)
+    sample_types: tuple[str, ...] = ("generalized",)
+
+    metrics: tuple[str, ...] = ()
+    features: str | None = None
+    reference: str = "train"
+    keep_images: bool = True
+
+    device: str | None = None
+    precision: Literal["default", "fp32", "bf16"] = "default"
+    compile: Literal["auto", "on", "off"] = "auto"
+    batch_size: int | Literal["auto"] | None = None  # None: auto on CUDA, the config's elsewhere
+    plan: bool = False
+    verbose: str = "info"
+
+    given: frozenset[str] = frozenset()  # the flags that were typed, without dashes
 
     @property
     def seed(self) -> int:
@@ -70,7 +62,7 @@ class Options:
         return self.ckpts[0] if self.ckpts else None
 
     @property
-    def timesteps(self) -> int:
+    def S(self) -> int:
         return self.step_counts[0]
 
     @property
@@ -82,10 +74,14 @@ class Options:
         return self.sample_types[0]
 
     @property
+    def sampler_label(self) -> str:
+        """The sampler as tables name it, the paper's included."""
+        return SAMPLERS[self.sample_type].label.format(eta=self.eta)
+
+    @property
     def is_grid(self) -> bool:
-        return any(
-            len(v) > 1 for v in (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types)
-        )
+        repeated = (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types)
+        return any(len(values) > 1 for values in repeated)
 
     @property
     def log_dir(self) -> Path:
@@ -99,50 +95,25 @@ class Options:
     def image_dir(self) -> Path:
         return Path(self.exp, "image_samples", self.image_folder)
 
+    @property
+    def verb(self) -> str:
+        """The method of `Diffusion` that does this."""
+        if self.plan:
+            return "plan"
+        return "write_samples" if self.mode in TASKS else self.mode
 
-def complete(arguments: argparse.Namespace, config: Config | None) -> Options:
-    """The arguments with their defaults; only --inspect does without a config.
 
-    Raises Refusal where they and the config do not fit.
-    """
-    total = config.diffusion.num_diffusion_timesteps if config else DEFAULT_TIMESTEPS
-    values = vars(arguments) | {
-        "config": arguments.config or (arguments.ckpt[0] if arguments.ckpt else ""),
-        "mode": next((mode for mode in (*OTHER_MODES, *SAMPLE_MODES) if getattr(arguments, mode)), "train"),
-        "doc": arguments.doc or "",
-        "seeds": tuple(arguments.seed or [DEFAULT_SEED]),
-        "seed_given": arguments.seed is not None,
-        "ckpts": tuple(arguments.ckpt or ()),
-        "etas": tuple(arguments.eta or [0.0]),
-        "eta_given": arguments.eta is not None,
-        "num_samples": arguments.num_samples
-        or (DEFAULT_TEST_IMAGES if arguments.test else DEFAULT_NUM_SAMPLES),
-        "num_samples_given": arguments.num_samples is not None,
-        "step_counts": tuple(arguments.timesteps or [min(DEFAULT_TIMESTEPS, total)]),
-        "sample_types": tuple(arguments.sample_type or ["generalized"]),
-        "metrics": tuple(metric for metric in METRICS if metric in (arguments.metrics or ())),
-        "reference": arguments.reference or ("test" if arguments.test else "train"),
-        "keep_images": arguments.keep_images != "no",
-    }
-    options = Options(**{field.name: values[field.name] for field in fields(Options)})
-    most = max(options.step_counts)
-    if most > total:
-        raise Refusal(f"--timesteps is {most}; {options.config} has {total} timesteps, so at most {total}")
-    if config is not None:
-        _check_task(options.mode, config)
-    for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
-        for path in (folder, *folder.parents):
-            if path.is_file():
-                raise Refusal(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
+def fit(options: Options, config: Config) -> Options:
+    """The options for this config; the default S is at most its T. Raises Refusal where they do not fit."""
+    T, most = config.diffusion.num_diffusion_timesteps, max(options.step_counts)
+    if "timesteps" not in options.given:
+        options = replace(options, step_counts=(min(options.S, T),))
+    elif most > T:
+        raise Refusal(f"--timesteps is {most}; {options.config} has {T} timesteps, so at most {T}")
+    if options.mode == "train" and config.model.type == "bayesian":
+        raise Refusal("model.type bayesian can be sampled but not trained: no loss was published; use simple")
+    if options.mode == "test" and config.data.logit_transform:
+        raise Refusal(
+            "data.logit_transform is on, so the 8-bit levels are not evenly spaced: --test has no bits/dim"
+        )
     return options
-
-
-def _check_task(mode: Mode, config: Config) -> None:
-    if mode == "train" and config.model.type == "bayesian":
-        raise Refusal(
-            "model.type bayesian can be loaded and sampled but not trained: it has no published loss; use simple"
-        )
-    if mode == "test" and config.data.logit_transform:
-        raise Refusal(
-            "data.logit_transform is on, so 8-bit levels are unevenly spaced for the model: --test has no bits/dim"
-        )

@@ -1,25 +1,24 @@
-"""The order of the data, from (seed, epoch) alone, and the loader that keeps to it."""
+"""The order of the images, which follows from (seed, epoch) alone, and the loader that keeps to it."""
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import tee
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from configs.machine import cores
 from configs.refusal import Refusal
 from datasets import Images
 
-ORDER_STREAM = 2
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One global batch: the images `indices` of epoch `epoch`, after which `images_seen` of it have been used."""
+class Batch(NamedTuple):
+    """One global batch: the images `indices` of an epoch. With it, `images_seen` of the epoch are used."""
 
     epoch: int
     images_seen: int
@@ -33,9 +32,9 @@ class Batch:
 def training_order(
     length: int, batch_size: int, seed: int, epoch: int, images_seen: int, n_epochs: int
 ) -> Iterator[Batch]:
-    """The batches from a position on, to the end of the last epoch; an epoch's last batch may be smaller."""
+    """The batches from a position to the end of the last epoch. An epoch's last batch may be smaller."""
     for e in range(epoch, n_epochs):
-        order = np.random.default_rng([seed, e, ORDER_STREAM]).permutation(length)
+        order = np.random.default_rng([seed, e, 2]).permutation(length)  # 2: the stream of orders
         for start in range(images_seen, length, batch_size):
             stop = min(start + batch_size, length)
             yield Batch(e, stop, order[start:stop])
@@ -52,61 +51,49 @@ def plain_order(length: int, batch_size: int) -> Iterator[Batch]:
 def load(
     dataset: Images, batches: Iterable[Batch], rows_of: Callable[[int], slice], num_workers: int
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch with the images of its rows `rows_of(size)`, uint8 (rows, c, h, w); a Tensor's on its own device.
+    """Each batch with its rows `rows_of(size)` of images, uint8 (rows, c, h, w); a Tensor's, on its device.
 
-    Workers read ahead through all epochs, so they start once; none are used for data that lie in memory.
-    Raises Refusal for an image that can't be read.
+    Workers start once and read ahead through all epochs. Raises Refusal for an image that cannot be read.
     """
     batches, ahead = tee(batches)
-    index_lists = (batch.indices[rows_of(batch.size)] for batch in ahead)
-    if isinstance(dataset, Tensor):
-        yield from zip(
-            batches,
-            (
-                dataset[torch.from_numpy(indices).to(dataset.device, non_blocking=True)]
-                for indices in index_lists
-            ),
-            strict=True,
-        )
+    rows = (batch.indices[rows_of(batch.size)] for batch in ahead)
+    if not isinstance(dataset, Tensor):
+        images = read_ahead(dataset.__getitem__, rows, num_workers, torch.stack)
     else:
-        yield from zip(batches, _read_ahead(dataset, index_lists, num_workers), strict=True)
+        images = (dataset[torch.from_numpy(row).to(dataset.device, non_blocking=True)] for row in rows)
+    return zip(batches, images, strict=True)
 
 
-def worker_count(asked: int) -> int:
-    """At most this process's part of the cores it may run on: torchrun's processes on one machine share them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def read_ahead(read: Callable, lists: Iterable, num_workers: int, join: Callable) -> Iterator[Any]:
+    """`join([read(i), …])` of each list, by workers two lists ahead. Raises a Refusal of `read` as it is."""
+    how: dict[str, Any] = {"num_workers": cores(num_workers), "worker_init_fn": _end_with_parent}
+    how["pin_memory"] = torch.cuda.is_initialized()  # then copies to the GPU wait for nothing
+    for result in DataLoader(_Reader(read, join), batch_size=None, sampler=lists, **how):
+        if isinstance(result, Refusal):
+            raise result
+        yield result
 
 
-def _read_ahead(dataset: Images, index_lists: Iterable[np.ndarray], num_workers: int) -> Iterator[Tensor]:
-    loader: DataLoader = DataLoader(
-        ErrorsAsValues(dataset.__getitem__),
-        batch_sampler=(indices.tolist() for indices in index_lists),
-        num_workers=worker_count(num_workers),  # each reads two batches ahead
-        collate_fn=_stack,
-        pin_memory=torch.cuda.is_initialized(),  # where the network is on a GPU: copies to it then wait for nothing
-    )
-    for images in loader:
-        if isinstance(images, Refusal):
-            raise images
-        yield images
+class _Reader(Dataset):
+    """It returns a Refusal: one that is raised would come with the worker's traceback."""
 
+    def __init__(self, read: Callable, join: Callable):
+        self.read, self.join = read, join
 
-class ErrorsAsValues(Dataset):
-    """A worker's exception would reach the user wrapped in the worker's traceback; a value comes as it is."""
-
-    def __init__(self, item: Callable[[int], Any]):
-        self.item = item
-
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, indices: Iterable[int]) -> Any:
         try:
-            return self.item(i)
-        except Refusal as error:
-            return error
+            return self.join([self.read(i) for i in indices])
+        except Refusal as refusal:
+            return refusal
 
 
-def _stack(items: list[Tensor | Refusal]) -> Tensor | ValueError:
-    images = [item for item in items if isinstance(item, Tensor)]
-    return (
-        torch.stack(images) if len(images) == len(items) else next(e for e in items if isinstance(e, Refusal))
-    )
+def _end_with_parent(worker: int) -> None:
+    """End a worker whose parent was killed: it would wait for ever for someone to take its images."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

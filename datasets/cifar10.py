@@ -1,4 +1,4 @@
-"""CIFAR10: torchvision's reader, which checks every file."""
+"""CIFAR10 (Krizhevsky 2009), by torchvision's reader, which checks the md5 of every file."""
 
 from pathlib import Path
 
@@ -7,19 +7,20 @@ from torchvision.datasets import CIFAR10
 
 from configs import DataConfig
 from datasets.download import download
-from datasets.images import in_memory
+from datasets.pictures import in_memory
 
-BY_HAND = "the folder cifar-10-batches-py, or cifar-10-python.tar.gz,"
+SIZES = {"CIFAR10": (50_000, 10_000)}
 
 
 def read(data: DataConfig, root: Path, train: bool) -> Tensor:
-    """50,000 training or 10,000 test images. Upstream keeps a second copy in {root}_test, which serves too."""
-    second = root.with_name(f"{root.name}_test")
-    if not train and (second / CIFAR10.base_folder).is_dir():
-        root = second
+    """The test split may also lie in {root}_test, upstream's second copy."""
+    copy = root.with_name(f"{root.name}_test")
+    if not train and (copy / CIFAR10.base_folder).is_dir():
+        root = copy
     try:
         dataset = CIFAR10(root, train=train)
-    except RuntimeError:  # not there, or not whole
-        download("CIFAR10", CIFAR10.url, CIFAR10.tgz_md5, root, BY_HAND)
+    except RuntimeError:  # files are missing or damaged
+        by_hand = "the folder cifar-10-batches-py, or cifar-10-python.tar.gz,"
+        download("CIFAR10", CIFAR10.url, CIFAR10.tgz_md5, root, by_hand)
         dataset = CIFAR10(root, train=train, download=True)  # unpacks it
-    return in_memory(dataset.data, data)
+    return in_memory(dataset.data, data.shape)

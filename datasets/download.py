@@ -1,4 +1,4 @@
-"""Downloads: whole and verified before they get their name, and a sentence where there is no network."""
+"""Downloads. A file gets its name when it is complete and its md5 is right."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,31 +10,22 @@ import requests
 from configs.refusal import Refusal
 
 
-def download(name: str, url: str, md5: str, root: Path, by_hand: str) -> Path:
-    """The file of `url` in `root`, with its own name. Raises Refusal, saying what to put where by hand."""
-    with or_by_hand(name, root, by_hand):
-        return Path(
-            pooch.retrieve(url, f"md5:{md5}", fname=url.rsplit("/", 1)[1], path=root, progressbar=True)
-        )
+def download(name: str, url: str, md5: str, root: Path, put: str) -> Path:
+    """The file at `url`, into `root` under its own name. Raises Refusal, saying what to `put` there."""
+    with or_by_hand(name, root, put):
+        return Path(pooch.retrieve(url, f"md5:{md5}", fname=Path(url).name, path=root, progressbar=True))
 
 
 @contextmanager
-def or_by_hand(
-    name: str, root: Path, by_hand: str, *failures: type[Exception], below: str = ""
-) -> Iterator[None]:
-    """Download into `root`, or a folder `below` it. One that fails, as all may or by `failures`, leaves no folder it made.
-
-    Raises Refusal then, saying what to put where by hand.
-    """
-    kinds: tuple[type[Exception], ...] = (requests.RequestException, OSError, ValueError, *failures)
+def or_by_hand(name: str, root: Path, put: str, *also: type[Exception], below: str = "") -> Iterator[None]:
+    """If the download in the block fails, remove the folders it made, and refuse: `put` it there by hand."""
     made = [folder for folder in (root / below, *(root / below).parents) if not folder.exists()]
+    kinds: tuple[type[Exception], ...] = (requests.RequestException, OSError, ValueError, *also)
     try:
         yield
     except kinds as error:
         for folder in made:
-            with suppress(OSError):  # rmdir takes empty folders only
+            with suppress(OSError):  # rmdir removes empty folders only
                 folder.rmdir()
-        why = type(error).__name__
-        raise Refusal(
-            f"{name} is not in {root} and could not be downloaded ({why}): put {by_hand} there"
-        ) from None
+        why = f"could not be downloaded ({type(error).__name__})"
+        raise Refusal(f"{name} is not in {root} and {why}: put {put} there") from None

@@ -1,4 +1,4 @@
-"""FFHQ (Karras et al. 2019): one LMDB of 70,000 faces by resolution; upstream's 90 / 10 split."""
+"""FFHQ (Karras et al. 2019): 70,000 faces, in an LMDB with keys `{resolution}-{index:05d}` and `length`."""
 
 from pathlib import Path
 
@@ -6,23 +6,48 @@ import numpy as np
 
 from configs import DataConfig
 from configs.refusal import Refusal
-from datasets import resolutions
-from datasets.lmdb_files import is_lmdb
+from datasets.lmdb_files import LmdbValues, environment, is_lmdb, naming_damage
 from datasets.pictures import Pictures
 
-SPLIT_SEED, TRAIN_PART = 2019, 0.9
+FOLDER = "FFHQ"
+SIZES = {"FFHQ": (63_000, 7_000)}
+LENGTH = b"length"
+LARGEST = 16_383  # pixels on a side, WebP's limit
 
 
-def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
-    """63,000 training or 7,000 test images of the model's resolution."""
-    if not is_lmdb(root):
-        raise Refusal(
-            f"FFHQ is not in {root}: put the LMDB of its images there (data.mdb, keys {data.image_size}-00000 … and length); "
-            f"python -m datasets.pack IMAGES {root} --size {data.image_size} makes it from the images"
-        )
-    n = resolutions.count(root, data.image_size)
-    order = np.arange(n)
-    np.random.RandomState(SPLIT_SEED).shuffle(order)
-    cut = int(n * TRAIN_PART)
-    indices = order[:cut] if train else order[cut:]
-    return resolutions.pictures(root, data, indices) if len(indices) else None
+def read(data: DataConfig, root: Path, train: bool) -> Pictures:
+    """The images at the model's resolution, split as upstream splits them."""
+    order = np.arange(count(root, data))
+    np.random.RandomState(2019).shuffle(order)
+    cut = int(len(order) * 0.9)
+    return pictures(root, data, order[:cut] if train else order[cut:])
+
+
+def pictures(path: Path, data: DataConfig, indices: np.ndarray) -> Pictures:
+    """The images `indices` of an LMDB in this layout, at the model's resolution."""
+    keys = np.char.add(f"{data.image_size}-".encode(), np.char.zfill(indices.astype(bytes), 5))
+    return Pictures(LmdbValues(path, keys), data.shape).check_some(2)
+
+
+def count(path: Path, data: DataConfig) -> int:
+    """How many images of the model's resolution the LMDB `path` has. Raises Refusal where it has none."""
+    size = data.image_size
+    if not is_lmdb(path):
+        how = f"put its data.mdb there, or make it: python -m datasets.pack IMAGES {path} --size {size}"
+        raise Refusal(f"{data.dataset} is not in {path}: {how}")
+    with naming_damage(path), environment(path).begin() as transaction:
+        length = transaction.get(LENGTH, b"")
+        if not length.isdigit() or int(length) < 1:
+            raise Refusal(f"{path} is not in FFHQ's layout: it has no key length with the number of images")
+        if transaction.get(key(size, 0)) is None:
+            sizes = [s for s in range(1, LARGEST + 1) if transaction.get(key(s, 0)) is not None]
+            found = ", ".join(map(str, sizes)) or "none"
+            raise Refusal(f"data.image_size is {size}, and {path} has no such images; it has {found}")
+        n, last = int(length), key(size, int(length) - 1)
+        if transaction.get(last) is None:
+            raise Refusal(f"{path} is not complete: its length is {n}, but it has no {last.decode()}")
+    return n
+
+
+def key(size: int, i: int) -> bytes:
+    return f"{size}-{i:05d}".encode()

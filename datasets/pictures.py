@@ -1,80 +1,148 @@
-"""A data set of encoded pictures, each decoded when it is asked for, by the loader's workers."""
+"""Picture files, from finding them to uint8 tensors of the model's size. The program opens them only here."""
 
 import io
+import os
 import struct
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from configs import DataConfig
 from configs.refusal import Refusal
-from datasets.images import to_model_size
-from datasets.sources import Source
+from datasets.lmdb_files import LmdbValues
 
-Crop = Callable[[Image.Image], Image.Image]
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+Shape = tuple[int, int, int]  # channels, size, size
 
-# What PIL raises for bytes that are no picture, or half of one.
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+class Files:
+    """The pictures `keys` of a folder or a zip file."""
+
+    def __init__(self, place: Path, keys: Sequence[str]):
+        self.place, self.keys = place, keys
+
+    def describe(self, i: int) -> str:
+        return os.path.join(self.place, self.keys[i])
+
+    def read(self, i: int) -> bytes:
+        if self.place.is_dir():
+            return Path(self.place, self.keys[i]).read_bytes()
+        try:
+            return _zip(self.place, os.getpid()).read(self.keys[i])
+        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it needs a password
+            raise Refusal(str(error)) from None
+
+
+def image_files(place: Path) -> list[str]:
+    """The images below a folder or in a zip file, sorted. Links to folders are followed, each folder once."""
+    if not place.is_dir():
+        return sorted(filter(_is_image, _zip(place, os.getpid()).namelist()))
+    found, seen = [], set()
+    for folder, subfolders, names in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+        else:
+            found += [os.path.relpath(f"{folder}/{name}", place) for name in names if _is_image(name)]
+        seen.add(real)
+    return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    hidden = os.path.basename(name).startswith(".") or "__MACOSX/" in name
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not hidden
+
+
+@lru_cache(maxsize=1)
+def _zip(path: Path, pid: int) -> zipfile.ZipFile:
+    """Opened once in each process: sharing a file's position, processes would read each other's bytes."""
+    return zipfile.ZipFile(path)
 
 
 class Pictures:
-    """The pictures of `source` at the model's size, after `crop` where one is given."""
+    """The pictures of `source` as uint8 `shape`, each decoded when it is asked for."""
 
-    def __init__(self, source: Source, data: DataConfig, crop: Crop | None = None):
-        self.source, self.data, self.crop = source, data, crop
+    def __init__(self, source: Files | LmdbValues, shape: Shape, crop: Callable | None = None):
+        self.source, self.shape, self.crop = source, shape, crop
 
     def __len__(self) -> int:
         return len(self.source.keys)
 
     def __getitem__(self, i: int) -> Tensor:
-        """uint8 (channels, image_size, image_size). Raises Refusal, naming the picture, where it can't be had."""
-        return to_model_size(decode(self.source, i, self.crop), self.data)
+        """Raises Refusal, naming the picture, where it cannot be decoded or cropped."""
+        return to_tensor(decode(self.source, i, self.crop), self.shape)
+
+    def check_some(self, n: int) -> "Pictures":
+        """Decode n of them, evenly spread, to find a broken one before a run begins. Returns itself."""
+        for i in np.linspace(0, len(self) - 1, min(len(self), n)).astype(int):
+            self[i]
+        return self
 
 
-def decode(source: Source, i: int, crop: Crop | None = None) -> Image.Image:
+def exact_pictures(folder: Path, names: Sequence[str], shape: Shape) -> Pictures:
+    """Files of a folder, all of the size of `shape`. Raises Refusal for another, by reading its header."""
+    for name in names:
+        with _naming(folder / name), Image.open(folder / name) as image:
+            width, height = image.size
+        if (height, width) != shape[1:]:
+            raise Refusal(
+                f"the image {folder / name} has {width} x {height} pixels, not {shape[2]} x {shape[1]}"
+            )
+    return Pictures(Files(folder, names), shape)
+
+
+def decode(source: Files | LmdbValues, i: int, crop: Callable | None = None) -> Image.Image:
     """Picture i of `source`, 8-bit, turned as its EXIF says and cropped. Raises Refusal, naming it."""
+    with _naming(source.describe(i)), Image.open(io.BytesIO(source.read(i))) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # PIL would clip
+            upper = np.asarray(image).astype(np.uint32) >> 8
+            picture = Image.fromarray(upper.clip(0, 255).astype(np.uint8))
+        else:
+            picture = image.convert("RGBA" if image.mode == "P" else image.mode)
+    return crop(picture, source.describe(i)) if crop else picture
+
+
+@contextmanager
+def _naming(picture: object) -> Iterator[None]:
+    """Turn what PIL raises for bytes that are not a picture, or half of one, into a Refusal that names it."""
     try:
-        with Image.open(io.BytesIO(source.read(i))) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            picture = _eight_bit(image)
-    except UnidentifiedImageError:
-        raise Refusal(
-            f"the image {source.describe(i)} cannot be decoded (it is no image); mend or remove it"
-        ) from None
-    except _UNDECODABLE as error:
-        raise Refusal(
-            f"the image {source.describe(i)} cannot be decoded ({error}); mend or remove it"
-        ) from None
-    try:
-        return crop(picture) if crop else picture
-    except Refusal as error:
-        raise Refusal(f"the image {source.describe(i)} {error}") from None
+        yield
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        why = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise Refusal(f"the image {picture} cannot be decoded ({why}); fix or remove it") from None
 
 
-def sound(pictures: Pictures, checked: int) -> Pictures:
-    """The same, after `checked` of them, spread over all, were decoded: better now than in a run that has begun."""
-    for i in np.linspace(0, len(pictures) - 1, min(len(pictures), checked)).astype(int):
-        pictures[i]
-    return pictures
+def crop_face(image: Image.Image, name: str = "") -> Image.Image:
+    """CelebA's aligned picture, 178 x 218 -> the 128 x 128 around the face that upstream trains on."""
+    left, top, right, bottom = 25, 57, 153, 185  # centre (89, 121), half-width 64
+    if image.width < right or image.height < bottom:
+        raise Refusal(f"the image {name} is {image.width} x {image.height}, not CelebA's 178 x 218")
+    return image.crop((left, top, right, bottom))
 
 
-def crop_face(image: Image.Image) -> Image.Image:
-    """CelebA's aligned picture, 178 wide and 218 high -> the 128 x 128 around the face that upstream trains on."""
-    left, top, side = 25, 57, 128  # centre (121, 89), half-width 64
-    if image.width < left + side or image.height < top + side:
-        raise Refusal(
-            f"is {image.width} x {image.height}; CelebA's crop is for its aligned pictures, 178 x 218"
-        )
-    return image.crop((left, top, left + side, top + side))
+def fit(image: Image.Image, size: int, squeeze: bool = False) -> Image.Image:
+    """size x size: the shorter side resized and the centre cropped, as by torchvision; or squeezed."""
+    shorter = min(image.size)
+    width, height = (size if squeeze else max(size, int(side * size / shorter)) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit greyscale as its upper byte (PIL would clip it); palettes by way of their colours; the rest as it is."""
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P":
-        return image.convert("RGBA")
-    image.load()
-    return image
+def to_tensor(picture: Image.Image, shape: Shape) -> Tensor:
+    """uint8 `shape`, by `fit`."""
+    channels, size, _ = shape
+    array = np.array(fit(picture.convert("L" if channels == 1 else "RGB"), size))
+    return torch.from_numpy(array.reshape(size, size, channels)).permute(2, 0, 1).contiguous()
+
+
+def in_memory(arrays: Iterable[np.ndarray], shape: Shape, pad: int = 0) -> Tensor:
+    """uint8 pictures (h, w) or (h, w, 3), padded with black, as one tensor (n, *shape)."""
+    return torch.stack([to_tensor(ImageOps.expand(Image.fromarray(array), pad), shape) for array in arrays])

@@ -1,8 +1,9 @@
-"""The samplers. Each walks τ backwards and yields a step after every evaluation of the network, keeping nothing.
+"""The samplers. Each walks τ backwards and yields a `Step` after every evaluation, keeping nothing.
 
-x: (b, c, h, w), noise at first, in the model's range [-1, 1] at last. model(x, t): ε, with t an int tensor (b,).
-timesteps: τ, ascending. alphas_cumprod: ᾱ with 1 in front, on the CPU, so that its roots are the same on every device.
-randn_like(x): standard normal noise, asked for once a step where the sampler adds any.
+x: (b, c, h, w), x_T at first, the image in the model's range at last. model(x, t) gives ε for int t (b,).
+timesteps: τ, ascending. alphas_cumprod: ᾱ after a leading 1, on the CPU: the same roots for every device.
+Every sampler takes `randn_like`, and `eta` if its record has takes_eta. randn_like(x) is standard normal
+noise; a sampler that draws any calls it once a step, and its record says so.
 """
 
 from collections import deque
@@ -40,7 +41,7 @@ def generalized(
     eta: float,
     randn_like: RandnLike,
 ) -> Iterator[Step]:
-    """DDIM (arXiv 2010.02502, equations 12 and 16): eta 0 is deterministic, 1 is DDPM's posterior. x0 is not clipped."""
+    """DDIM (arXiv 2010.02502, equations 12 and 16): eta 0 is deterministic, 1 is DDPM. x0 is not clipped."""
     for t, t_next in pairwise([*reversed(timesteps), -1]):
         a, a_next = alphas_cumprod[t + 1], alphas_cumprod[t_next + 1]
         eps = model(x, x.new_full((len(x),), t, dtype=torch.long))
@@ -57,7 +58,7 @@ def generalized(
 def ddpm_noisy(
     model: Model, x: Tensor, timesteps: Sequence[int], alphas_cumprod: Tensor, *, randn_like: RandnLike
 ) -> Iterator[Step]:
-    """DDPM with the larger variance σ̂ (arXiv 2010.02502, section 5.1; 2006.11239, algorithm 2). x0 is clipped."""
+    """DDPM with the larger variance σ̂ (2010.02502, section 5.1; 2006.11239, algorithm 2). x0 is clipped."""
     for t, t_next in pairwise([*reversed(timesteps), -1]):
         a, a_next = alphas_cumprod[t + 1], alphas_cumprod[t_next + 1]
         beta = 1 - a / a_next
@@ -67,3 +68,7 @@ def ddpm_noisy(
         noise = randn_like(x)
         x = mean + beta.sqrt() * noise if t > 0 else mean
         yield Step(t, x, x0)
+
+
+# The names of configs/choices.py.
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {"generalized": generalized, "ddpm_noisy": ddpm_noisy}

@@ -1,4 +1,6 @@
-"""β, ᾱ and the choice of timesteps."""
+"""β, ᾱ and the spacing of timesteps: a function for each name."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -6,21 +8,27 @@ from torch import Tensor
 
 from configs import DiffusionConfig
 
+# β_t for t = 0..T-1 from (start, end, T), by the names of diffusion.beta_schedule in configs/__init__.py.
+# A schedule may ignore start and end.
+SCHEDULES: dict[str, Callable[[float, float, int], np.ndarray]] = {
+    "linear": np.linspace,
+    "quad": lambda start, end, T: np.linspace(start**0.5, end**0.5, T) ** 2,
+    "const": lambda start, end, T: np.full(T, end),
+    "jsd": lambda start, end, T: 1.0 / np.linspace(T, 1, T),
+    "sigmoid": lambda start, end, T: 1 / (1 + np.exp(-np.linspace(-6, 6, T))) * (end - start) + start,
+}
+
+# τ, ascending, from (S, T), upstream's to the bit (DDIM, appendix D.2), by the names in configs/choices.py.
+SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
+    "uniform": lambda S, T: list(range(0, T, T // S)),  # more than S entries where S does not divide T
+    "quad": lambda S, T: [int(t) for t in np.linspace(0, np.sqrt(T * 0.8), S) ** 2],  # small ones may repeat
+}
+
 
 def betas(config: DiffusionConfig) -> np.ndarray:
     """β_t for t = 0..T-1, float64 (T,)."""
-    start, end, T = config.beta_start, config.beta_end, config.num_diffusion_timesteps
-    match config.beta_schedule:
-        case "linear":
-            return np.linspace(start, end, T)
-        case "quad":
-            return np.linspace(start**0.5, end**0.5, T) ** 2
-        case "const":
-            return np.full(T, end)
-        case "jsd":
-            return 1.0 / np.linspace(T, 1, T)
-        case "sigmoid":
-            return 1 / (1 + np.exp(-np.linspace(-6, 6, T))) * (end - start) + start
+    schedule = SCHEDULES[config.beta_schedule]
+    return schedule(config.beta_start, config.beta_end, config.num_diffusion_timesteps)
 
 
 def alphas_cumprod(betas: np.ndarray) -> Tensor:
@@ -33,11 +41,6 @@ def alphas_cumprod(betas: np.ndarray) -> Tensor:
 
 
 def select_timesteps(skip_type: str, S: int, T: int) -> list[int]:
-    """τ, ascending, upstream's to the bit, repeats included (DDIM, appendix D.2).
-
-    `uniform` has more than S entries where S does not divide T; `quad` ends at 0.8·T and may repeat small values.
-    """
+    """τ for S steps of T timesteps, 1 ≤ S ≤ T: ascending, repeats included."""
     assert 1 <= S <= T
-    if skip_type == "quad":
-        return [int(t) for t in np.linspace(0, np.sqrt(T * 0.8), S) ** 2]
-    return list(range(0, T, T // S))
+    return SPACINGS[skip_type](S, T)

@@ -1,1 +1,1 @@
-"""The network and its average: they know no schedule, no device and no file."""
+"""The network and the average of its weights. They do not know schedules, devices or files."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """shadow ← rate·shadow + (1 - rate)·param after each update; begins as a copy of the model's parameters."""
+    """shadow ← rate·shadow + (1 - rate)·param at each update. It begins as a copy of the parameters."""
 
     def __init__(self, model: nn.Module, rate: float):
         self.rate = rate
@@ -16,7 +16,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the shadow towards the model, in one fused call on every device."""
+        """Move the average towards the model, by one fused call."""
         torch._foreach_lerp_(list(self.shadow.values()), list(model.parameters()), 1 - self.rate)
 
     @torch.no_grad()
@@ -26,7 +26,7 @@ class EMA:
 
     @contextmanager
     def average_weights(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside the block, and its own again after it."""
+        """Give the model the averaged weights inside the block, and its own after it."""
         own = [param.data for param in model.parameters()]
         for param, shadow in zip(model.parameters(), self.shadow.values(), strict=True):
             param.data = shadow

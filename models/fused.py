@@ -1,4 +1,4 @@
-"""The U-Net for inference alone, its 1x1 convolutions as matrix products: the same outputs from fewer kernels."""
+"""The U-Net for inference: 1x1 convolutions become matrix products, for the same outputs by fewer kernels."""
 
 from copy import deepcopy
 
@@ -10,14 +10,14 @@ from models.unet import AttnBlock, ResnetBlock, UNet
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution as a linear map of the channels; it copies nothing where x is channels_last."""
+    """A 1x1 convolution as a linear map of the channels. If x is channels_last, nothing is copied."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class FusedAttnBlock(nn.Module):
-    """AttnBlock with one product for q, k and v."""
+    """AttnBlock with one matrix product for q, k and v."""
 
     def __init__(self, block: AttnBlock):
         super().__init__()
@@ -34,7 +34,7 @@ class FusedAttnBlock(nn.Module):
 
 
 def fuse(unet: UNet, dtype: torch.dtype) -> nn.Module:
-    """A copy of `unet` in `dtype`, for evaluation only, with fused attention and shortcuts."""
+    """A copy of `unet` in `dtype`, for evaluation only, with fused attention and 1x1 shortcuts."""
     fused = deepcopy(unet)
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
@@ -48,7 +48,7 @@ def fuse(unet: UNet, dtype: torch.dtype) -> nn.Module:
 
 
 def refresh(fused: nn.Module, unet: UNet) -> None:
-    """Give a fused copy the weights of `unet`, in place: what was compiled for it stays valid."""
+    """Give a fused copy the weights of `unet`. They are written in place, so a compiled copy stays valid."""
     weights = {}
     for name, value in unet.state_dict().items():
         match name.split("."):

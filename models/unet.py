@@ -1,4 +1,4 @@
-"""The U-Net that predicts ε. Parameter names and their order are an on-disk format: never rename or reorder them."""
+"""The U-Net that predicts ε. Checkpoints hold its parameters by name and order: never change those."""
 
 import math
 
@@ -89,7 +89,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution: `attn` holds one for each of `block`, or none."""
+    """The blocks of one resolution. `attn` has one for each of `block`, or none."""
 
     def __init__(self, block: list[ResnetBlock], attn: list[AttnBlock]):
         super().__init__()
@@ -115,8 +115,8 @@ class Middle(nn.Module):
 class UNet(nn.Module):
     """ε_θ(x, t), DDPM's network (arXiv 2006.11239, appendix B).
 
-    image_size decides where attention stands: at the levels whose resolution is in attn_resolutions.
-    logvar_timesteps adds a vector `logvar` of that many zeros, which checkpoints of upstream's `bayesian` type hold.
+    image_size decides where attention is: at the levels whose resolution is in attn_resolutions.
+    logvar_timesteps is the length of `logvar`, a vector in upstream's `bayesian` checkpoints; 0 for none.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class UNet(nn.Module):
 
         widths = [ch * mult for mult in ch_mult]
         attends = [image_size // 2**i in attn_resolutions for i in range(len(widths))]
-        skips = [ch]  # the channels that forward() will put on its stack
+        skips = [ch]  # the channels of what forward() puts on its stack
         h_ch = ch
 
         def level(in_chs: list[int], i: int) -> Level:

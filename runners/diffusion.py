@@ -1,33 +1,41 @@
-"""`Diffusion`: a U-Net, its noise schedule and its device, and what they do together."""
+"""`Diffusion`, the runner: it owns network, average, schedule and device, and has a verb for each command."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from configs import Config
-from configs.arguments import DEFAULT_SEED
+from configs.choices import SAMPLERS, SPACINGS
+from configs.options import Options
 from configs.refusal import Refusal
 from datasets.scaling import from_model_range
-from functions import weights
+from functions import samplers, weights
 from functions.disk.images import to_uint8
 from functions.noise import initial_noise, step_noise
-from functions.runtime import acceleration
-from functions.runtime import device as devices
-from functions.runtime.threads import pinned, prefetch, to_host, works_beside
-from functions.samplers import Step, ddpm_noisy, generalized, last
+from functions.objectives import EPS
+from functions.runtime.compilation import Network
+from functions.runtime.device import choose_device
+from functions.runtime.precision import memory_format
+from functions.runtime.threads import copy_to_host, cores_are_idle, map_ahead, pinned
+from functions.samplers import RandnLike, Step
 from functions.schedules import alphas_cumprod, betas, select_timesteps
 from functions.weights import pretrained
 from functions.weights.checkpoint import Checkpoint
+from models.ema import EMA
 from models.fused import fuse, refresh
 from models.unet import UNet
+
+DEFAULT = Options()
+NOT_FINITE = "the network's output is not finite, so there is no image; are the weights sound?"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What decides the images of a network, and nothing else."""
+    """The settings that, with the weights, decide the images."""
 
     timesteps: tuple[int, ...]  # τ, ascending
     sample_type: str
@@ -35,188 +43,256 @@ class Sampling:
     seed: int
 
 
-class Diffusion:
-    """The network of `config` on `device`, in evaluation mode, with the weights of a fresh initialisation until `load`."""
+@dataclass(frozen=True)
+class Batch:
+    """Images that were made: the k-th picture of each chain in `chains`, uint8 (b, c, h, w) on the device."""
 
-    def __init__(self, config: Config, device: torch.device):
+    chains: list[int]
+    k: int
+    images: Tensor
+
+
+def final(steps: Iterator[Step]) -> Iterator[Tensor]:
+    """One picture of a chain: its last x."""
+    yield samplers.last(steps).x
+
+
+class Diffusion:
+    """A config's diffusion model. The network begins with random weights; `load` and `train` change them."""
+
+    def __init__(self, config: Config, device: torch.device | str | None = None):
+        """device: the best that this machine has where it is None."""
         self.config = config
-        self.device = device
-        self.model = build_unet(config).eval().to(device).to(memory_format=acceleration.memory_format(device))
-        self.network: acceleration.Network | UNet = self.model  # what denoises
-        self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))  # ᾱ_t is alphas_cumprod[t + 1]
+        self.prediction = EPS
 
     @classmethod
     def from_pretrained(
         cls, ckpt: str, config: Config | None = None, *, device: str | None = None, which: str | None = None
     ) -> "Diffusion":
-        """The network of anything that --ckpt takes: a path, a diffusers folder, hf://owner/name, or a published name.
+        """The network of anything that --ckpt takes: a path, a diffusers folder, hf://owner/name, a name.
 
-        config: where none comes with it. device: the best there is. which: "ema" or "raw", ema where there is one.
+        config: None for the one that comes with it. which: "ema" or "raw"; None for ema where there is one.
         Raises Refusal where it can't be had or does not fit.
         """
-        config = config or pretrained.own_config(ckpt)
         path = pretrained.locate(ckpt)
-        diffusion = cls(config, devices.choose_device(device))
-        diffusion.load(weights.load_for(config, path), which, str(path))
+        diffusion = cls(config or pretrained.own_config(ckpt), device)
+        diffusion.load(weights.load_for(diffusion.config, path), which, str(path))
         return diffusion
+
+    # What it owns.
+
+    @cached_property
+    def model(self) -> UNet:
+        """The U-Net, in evaluation mode."""
+        return build_unet(self.config).eval().to(self.device).to(memory_format=memory_format(self.device))
+
+    @cached_property
+    def ema(self) -> EMA | None:
+        """The average of the weights, which training keeps; None where the config says so."""
+        return EMA(self.model, self.config.model.ema_rate) if self.config.model.ema else None
+
+    @cached_property
+    def network(self) -> Network | UNet:
+        """What is evaluated: the model, or since `accelerate` a faster form of it."""
+        return self.model
+
+    @property
+    def T(self) -> int:
+        return len(self.alphas_cumprod) - 1
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        data = self.config.data
-        return data.channels, data.image_size, data.image_size
+        return self.config.data.shape
 
     def load(self, checkpoint: Checkpoint, which: str | None, source: str) -> str:
-        """Take a checkpoint's "ema" or "raw" weights (None: ema where it has them) and return which it was, or "bare".
+        """Take a checkpoint's "ema" or "raw" weights (None: ema where it has them). Returns which, or "bare".
 
-        Raises Refusal where they are not there or do not fit the config; `source` names the file in it.
+        Raises Refusal where they are missing or do not fit the config; `source` names the file in it.
         """
         chosen, kind = checkpoint.select(which, source)
         weights.load_into(self.model, chosen, source)
-        if isinstance(self.network, acceleration.Network) and self.network.model is not self.model:
+        if isinstance(self.network, Network) and self.network.model is not self.model:
             refresh(self.network.model, self.model)
         return kind
 
     def accelerate(self, precision: str) -> None:
-        """Evaluate by a copy made for speed from now on, in `precision`; it follows what `load` takes, not training."""
-        self.network = acceleration.Network(
-            fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model
-        )
+        """From now on evaluate a form made for speed, in `precision`. `load` updates it, training does not"""
+        self.network = Network(fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model)
 
-    def evaluate(self, batch_size: int) -> Tensor:
-        """One evaluation of the network, of noise: to measure its time and its memory. float32 (b, c, h, w)"""
-        x = torch.randn(batch_size, *self.image_shape, device=self.device)
-        with torch.no_grad():
-            return self.network(x, torch.zeros(batch_size, dtype=torch.long, device=self.device))
+    # What a command does.
 
-    def timesteps(self, skip_type: str, S: int, *, keep_repeats: bool = False) -> tuple[int, ...]:
-        """τ for this schedule. A repeated timestep changes nothing, so repeats are dropped unless they are counted.
+    def train(self, options: Options) -> None:
+        """Train as the run `options.doc`, from the start or from its last checkpoint."""
+        from runners.training.loop import train
 
-        Raises Refusal where τ holds a timestep at which nothing is left of the image (ᾱ = 0).
+        train(self, options)
+
+    def test(self, options: Options) -> None:
+        """Bits per dimension and the loss on real images."""
+        from runners.evaluation.bound import test
+
+        test(self, options)
+
+    def write_samples(self, options: Options) -> None:
+        """Fill a folder with images, or one for each cell of a grid, and measure them."""
+        from runners.sampling.run import write_samples
+
+        write_samples(self, options)
+
+    def preview(self, options: Options) -> None:
+        """A sheet of the first training images."""
+        from runners.tools.preview import preview
+
+        preview(self, options)
+
+    def export(self, options: Options) -> None:
+        """Write the weights for another program."""
+        from runners.tools.export import export
+
+        export(self, options)
+
+    def plan(self, options: Options) -> None:
+        """Print what the same command without --plan would do."""
+        from runners.tools.plan import plan
+
+        plan(self, options)
+
+    # Sampling, step by step.
+
+    def eps(self, x: Tensor, t: Tensor) -> Tensor:
+        """ε of x (b, c, h, w) at t (b,), whatever the network predicts."""
+        return self.prediction.to_eps(self.network(x, t), x, t, self.alphas_cumprod)
+
+    def latents(self, indices: Iterable[int], seed: int = DEFAULT.seed) -> Tensor:
+        """x_T of the images `indices`: float32 (b, c, h, w) on the CPU."""
+        return initial_noise(seed, indices, self.image_shape)
+
+    def sampling(
+        self,
+        timesteps: int = 50,
+        eta: float = 0.0,
+        seed: int = DEFAULT.seed,
+        skip_type: str = DEFAULT.skip_type,
+        sample_type: str = DEFAULT.sample_type,
+    ) -> Sampling:
+        """What `denoise` needs to know, from values as the flags take them. Raises Refusal as they do."""
+        for name, value, right, what in (
+            ("timesteps", timesteps, 1 <= timesteps <= self.T, f"from 1 to {self.T}"),
+            ("eta", eta, 0 <= eta <= 1, "from 0 to 1"),
+            ("seed", seed, 0 <= seed < 2**32, f"from 0 to {2**32 - 1}"),
+            ("skip_type", skip_type, skip_type in SPACINGS, f"one of {', '.join(SPACINGS)}"),
+            ("sample_type", sample_type, sample_type in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+        ):
+            if not right:
+                raise Refusal(f"{name} is {value!r}; it must be {what}")
+        return Sampling(self.select_timesteps(skip_type, timesteps), sample_type, eta, seed)
+
+    def select_timesteps(self, skip_type: str, S: int, *, keep_repeats: bool = False) -> tuple[int, ...]:
+        """τ for S steps, without repeats unless `keep_repeats`: a repeated timestep changes nothing.
+
+        Raises Refusal if ᾱ = 0 at one of them, where x0 is infinite.
         """
-        chosen = select_timesteps(skip_type, S, len(self.alphas_cumprod) - 1)
-        gone = [t for t in chosen if self.alphas_cumprod[t + 1] == 0]
+        timesteps = select_timesteps(skip_type, S, self.T)
+        gone = [t for t in timesteps if self.alphas_cumprod[t + 1] == 0]
         if gone:
             raise Refusal(
                 f"--timesteps {S} with {skip_type} begins at t = {gone[0]}, where the schedule "
                 f"{self.config.diffusion.beta_schedule} has ᾱ = 0 and x0 is infinite; take fewer timesteps"
             )
-        return tuple(chosen if keep_repeats else dict.fromkeys(chosen))
+        return tuple(timesteps if keep_repeats else dict.fromkeys(timesteps))
 
-    def denoise(self, x: Tensor, indices: Sequence[int], sampling: Sampling) -> Iterator[Step]:
-        """The steps from x (b, c, h, w), float32 on any device, with the step noise of the images `indices`."""
+    def denoise(self, x: Tensor, sampling: Sampling, indices: Sequence[int] | None = None) -> Iterator[Step]:
+        """The steps from x_T, float32 (b, c, h, w) on any device.
+
+        indices: the images whose step noise is drawn, 0 … b-1 where it is None.
+        """
         x = x.to(
-            self.device,
-            memory_format=acceleration.memory_format(self.device),
-            non_blocking=self.device.type == "cuda",
+            self.device, memory_format=memory_format(self.device), non_blocking=self.device.type == "cuda"
         )
-        arguments = (self.network, x, sampling.timesteps, self.alphas_cumprod)
-        if sampling.sample_type == "generalized" and sampling.eta == 0:
-            return generalized(*arguments, eta=0.0, randn_like=torch.randn_like)  # which is not called
-        randn_like = step_noise(
-            sampling.seed, indices, self.image_shape, len(sampling.timesteps), self.device
-        )
-        if sampling.sample_type == "ddpm_noisy":
-            return ddpm_noisy(*arguments, randn_like=randn_like)
-        return generalized(*arguments, eta=sampling.eta, randn_like=randn_like)
+        record, sampler = SAMPLERS[sampling.sample_type], samplers.SAMPLERS[sampling.sample_type]
+        randn_like: RandnLike = torch.randn_like  # is not called where the sampler draws no noise
+        if record.draws_noise(sampling.eta):
+            of = range(len(x)) if indices is None else indices
+            randn_like = step_noise(sampling.seed, of, self.image_shape, len(sampling.timesteps), self.device)
+        choice = {"eta": sampling.eta} if record.takes_eta else {}
+        return sampler(self.eps, x, sampling.timesteps, self.alphas_cumprod, **choice, randn_like=randn_like)
 
     def sample(
-        self,
-        n: int | Iterable[int],
-        *,
-        timesteps: int = 50,
-        eta: float = 0.0,
-        seed: int = DEFAULT_SEED,
-        skip_type: str = "uniform",
-        sample_type: str = "generalized",
-        batch_size: int | None = None,
+        self, n: int | Iterable[int], *, batch_size: int | None = None, **how: int | float | str
     ) -> Iterator[tuple[int, Tensor]]:
-        """n images, or those of the given indices: (index, uint8 (c, h, w)), the same that --sample --fid writes.
+        """n images, or those of the given indices: (index, uint8 (c, h, w)), as --sample --fid writes them.
 
-        batch_size: the config's, or fewer where fewer are asked. Raises Refusal for values that the flags refuse.
+        how: timesteps, eta, seed, skip_type, sample_type, as `sampling` takes them.
         """
-        T = len(self.alphas_cumprod) - 1
-        for name, value, right, what in (
-            ("timesteps", timesteps, 1 <= timesteps <= T, f"from 1 to {T}"),
-            ("eta", eta, 0 <= eta <= 1, "from 0 to 1"),
-            ("seed", seed, 0 <= seed < 2**32, f"from 0 to {2**32 - 1}"),
-            ("skip_type", skip_type, skip_type in ("uniform", "quad"), "uniform or quad"),
-            (
-                "sample_type",
-                sample_type,
-                sample_type in ("generalized", "ddpm_noisy"),
-                "generalized or ddpm_noisy",
-            ),
-        ):
-            if not right:
-                raise Refusal(f"{name} is {value!r}; it must be {what}")
         indices = list(range(n) if isinstance(n, int) else n)
         batch_size = batch_size or min(self.config.sampling.batch_size, max(indices, default=0) + 1)
-        sampling = Sampling(self.timesteps(skip_type, timesteps), sample_type, eta, seed)
-        batches = self.sample_batches(indices, sampling, batch_size)
-        return (pair for made, images in batches for pair in zip(made, images.cpu(), strict=True))
+        batches = self.sample_batches(indices, self.sampling(**how), batch_size)  # type: ignore[arg-type]
+        return (pair for batch in batches for pair in zip(batch.chains, batch.images.cpu(), strict=True))
 
     def sample_batches(
-        self, indices: Iterable[int], sampling: Sampling, batch_size: int
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """The images `indices`, ascending, some at a time: (indices, uint8 (b, c, h, w) still on the device).
+        self,
+        chains: Iterable[int],
+        sampling: Sampling,
+        batch_size: int,
+        start: Callable[..., Tensor] = initial_noise,
+        pictures: Callable[[Iterator[Step]], Iterator[Tensor]] = final,
+    ) -> Iterator[Batch]:
+        """The images of the given chains: by default chain i gives image i.
 
-        The unit of work is the aligned batch {k·B … k·B+B-1}: computed whole, so that an image does not depend
-        on which others were asked for. On a GPU a batch is given once the next has been sent there, to keep it busy.
+        start(seed, chains, shape): their x_T. pictures(steps): what is shown of steps, in the model's range.
+        Whole batches {k·B … k·B+B-1} are computed, even where a part is wanted: an image does not depend
+        on what else is asked for. On a GPU a batch is given when the next has been sent, to keep it busy.
         Raises FloatingPointError for NaN or infinity.
         """
-        wanted = set(indices)
+        wanted = set(chains)
         batches = [
             range(k * batch_size, (k + 1) * batch_size) for k in sorted({i // batch_size for i in wanted})
         ]
-        in_turn = prefetch if works_beside(self.device) else map
-        noises = in_turn(
-            lambda batch: pinned(initial_noise(sampling.seed, batch, self.image_shape), self.device), batches
-        )
-        sent: deque[tuple[list[int], Tensor, Callable[[], Tensor]]] = deque()
-        for batch, x_T in zip(batches, noises, strict=True):
-            x = last(self.denoise(x_T, batch, sampling)).x
-            images, rows = self._bytes(x), [row for row, i in enumerate(batch) if i in wanted]
-            if len(rows) < batch_size:
-                images = images[rows]
-            sent.append(([batch[row] for row in rows], images, to_host(x.isfinite().all())))
-            if len(sent) > 1 or not works_beside(self.device):
-                yield _arrived(*sent.popleft())
-        for one in sent:
-            yield _arrived(*one)
+
+        def latents(batch: range) -> Tensor:
+            return pinned(start(sampling.seed, batch, self.image_shape), self.device)
+
+        sent: deque[tuple[Batch, Callable[[], Tensor]]] = deque()
+        for batch, x_T in zip(batches, map_ahead(latents, batches, self.device), strict=True):
+            rows = [row for row, i in enumerate(batch) if i in wanted]
+            for k, x in enumerate(pictures(self.denoise(x_T, sampling, batch))):
+                images = to_uint8(from_model_range(x, self.config.data))
+                if len(rows) < batch_size:
+                    images = images[rows]
+                sent.append(
+                    (Batch([batch[row] for row in rows], k, images), copy_to_host(x.isfinite().all()))
+                )
+                if len(sent) > 1 or not cores_are_idle(self.device):
+                    yield _checked(*sent.popleft())
+        yield from (_checked(*made) for made in sent)
 
     def to_images(self, x: Tensor) -> Tensor:
-        """The model's range (b, c, h, w) -> uint8 on the same device. Raises FloatingPointError for NaN or infinity."""
-        _check_finite(x.isfinite().all())
-        return self._bytes(x)
-
-    def _bytes(self, x: Tensor) -> Tensor:
+        """From the model's range to uint8 (b, c, h, w). Raises FloatingPointError for NaN or infinity."""
+        if not x.isfinite().all():
+            raise FloatingPointError(NOT_FINITE)
         return to_uint8(from_model_range(x, self.config.data))
 
+    def evaluate(self, batch_size: int) -> Tensor:
+        """One evaluation of noise, to measure its time and its memory: float32 (b, c, h, w)."""
+        x = torch.randn(batch_size, *self.image_shape, device=self.device)
+        with torch.no_grad():
+            return self.network(x, torch.zeros(batch_size, dtype=torch.long, device=self.device))
 
-def _check_finite(finite: Tensor) -> None:
-    if not finite:
-        raise FloatingPointError(
-            "the network's output is not finite, so there is no image; are the weights sound?"
-        )
 
-
-def _arrived(indices: list[int], images: Tensor, finite: Callable[[], Tensor]) -> tuple[list[int], Tensor]:
-    _check_finite(finite())
-    return indices, images
+def _checked(batch: Batch, finite: Callable[[], Tensor]) -> Batch:
+    if not finite():
+        raise FloatingPointError(NOT_FINITE)
+    return batch
 
 
 def build_unet(config: Config) -> UNet:
-    """The network that a config describes."""
+    """The network that a config describes, with random weights."""
     model = config.model
     return UNet(
-        image_size=config.data.image_size,
-        in_channels=model.in_channels,
-        out_ch=model.out_ch,
-        ch=model.ch,
-        ch_mult=model.ch_mult,
-        num_res_blocks=model.num_res_blocks,
-        attn_resolutions=model.attn_resolutions,
-        dropout=model.dropout,
-        resamp_with_conv=model.resamp_with_conv,
+        image_size=config.data.image_size, in_channels=model.in_channels, out_ch=model.out_ch, ch=model.ch,
+        ch_mult=model.ch_mult, num_res_blocks=model.num_res_blocks, attn_resolutions=model.attn_resolutions,
+        dropout=model.dropout, resamp_with_conv=model.resamp_with_conv,
         logvar_timesteps=config.diffusion.num_diffusion_timesteps if model.type == "bayesian" else 0,
-    )
+    )  # fmt: skip

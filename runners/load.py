@@ -1,52 +1,36 @@
-"""The trained network that a command names."""
+"""The weights that a command names: where they are, and `Diffusion` with them."""
 
 import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from configs import Config
 from configs.options import Options
-from functions.weights import load_for, pretrained
+from functions.weights import load_for, pretrained, weights_hash
 from functions.weights.checkpoint import Checkpoint
+from functions.weights.published import PUBLISHED
 from runners.diffusion import Diffusion
 
 
 class Loaded(NamedTuple):
-    """A checkpoint's file, which of its weights were taken ("ema", "raw", or a "bare" state dict's), its step or 0, its name.
-
-    The name is the one that --ckpt gave or that its weights were published by, else the path.
-    """
+    """Weights that were loaded."""
 
     path: Path
-    kind: str
-    step: int
-    name: str
-
-
-def load_diffusion(options: Options, config: Config, device: torch.device) -> tuple[Diffusion, Path, str]:
-    """The network with the weights asked for, their file, and whether they are "ema", "raw" or a "bare" state dict's."""
-    diffusion = new_diffusion(options, config, device)
-    loaded = load_weights(diffusion, options)
-    return diffusion, loaded.path, loaded.kind
-
-
-def new_diffusion(options: Options, config: Config, device: torch.device) -> Diffusion:
-    """A network yet without weights, that computes as the options ask."""
-    diffusion = Diffusion(config, device)
-    diffusion.accelerate(options.precision)
-    return diffusion
+    kind: str  # "ema", "raw", or "bare" for a state dict that does not say
+    step: int  # 0 where it is not known
+    name: str  # as --ckpt gave it or as it was published, else the path
+    hash: str  # over the tensors, the same in every format
 
 
 def load_weights(diffusion: Diffusion, options: Options) -> Loaded:
-    """Give `diffusion` the weights asked for, in the place of those it has."""
+    """Load the weights that --ckpt, --use_pretrained or --doc name, and log which they are."""
     checkpoint, path = load_named(options, diffusion.config)
     kind = diffusion.load(checkpoint, options.weights, str(path))
-    of_step = f", step {checkpoint.step}" if checkpoint.step else ""
-    logging.info(f"weights: {path} ({kind}{of_step})")
+    step = f", step {checkpoint.step}" if checkpoint.step else ""
+    logging.info(f"weights: {path} ({kind}{step})")
     published = pretrained.for_data(diffusion.config.data).name if options.use_pretrained else None
-    return Loaded(path, kind, checkpoint.step, options.ckpt or published or str(path))
+    name = options.ckpt or published or str(path)
+    return Loaded(path, kind, checkpoint.step, name, weights_hash(diffusion.model.state_dict()))
 
 
 def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:
@@ -61,9 +45,10 @@ def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:
 
 
 def local_checkpoint(options: Options, config: Config) -> Path:
-    """Where the weights asked for lie, or will once they are downloaded."""
-    if options.ckpt is not None:
-        return pretrained.local(options.ckpt)
+    """Where those weights are, or will be once they are downloaded."""
+    ckpt = options.ckpt
+    if ckpt is not None:
+        return PUBLISHED[ckpt].path if ckpt in PUBLISHED and not Path(ckpt).exists() else Path(ckpt)
     if options.use_pretrained:
         return pretrained.for_data(config.data).path
     ckpt_id = config.sampling.ckpt_id

@@ -1,4 +1,4 @@
-"""How a file becomes safe: whole before it is seen, and one process at a time."""
+"""Files that appear whole, and folders that one process uses at a time."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from configs.refusal import Refusal
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """A path to write; the file appears under `path` when the block ends without an error.
 
-    durable: also survive a power cut. The temporary name is always the same, so a killed run leaves one at most,
-    and the next run replaces it.
+    durable: it survives a power cut too. The temporary name is always the same: a killed run leaves at most
+    one, which the next run replaces.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill; it appears under `path` when the block ends without an error. As `atomic` otherwise."""
+    """A new folder to fill, which appears under `path` when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -61,7 +61,7 @@ def link(source: Path, path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process, by a lock beside it. Raises Refusal where another process has it."""
+    """Lock `folder` for this process, by a file beside it. Raises Refusal where another process has it."""
     path = folder.with_name(f"{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,13 +71,12 @@ def locked(folder: Path) -> Iterator[None]:
         raise Refusal(f"{folder} is in use by another process; wait for it, or choose another name") from None
 
 
-def move_aside(*folders: Path) -> list[tuple[Path, Path]]:
-    """Rename each folder that is there to `{name}.K`, with the first K that is free for all. (old, new) pairs."""
-    there = [folder for folder in folders if folder.exists()]
+def move_aside(*paths: Path) -> list[tuple[Path, Path]]:
+    """Rename each path that exists to `{name}.K`, with the first K that is free for all. (old, new) pairs."""
     k = 1
-    while any(folder.with_name(f"{folder.name}.{k}").exists() for folder in folders):
+    while any(path.with_name(f"{path.name}.{k}").exists() for path in paths):
         k += 1
-    moves = [(folder, folder.with_name(f"{folder.name}.{k}")) for folder in there]
+    moves = [(path, path.with_name(f"{path.name}.{k}")) for path in paths if path.exists()]
     for old, new in moves:
         old.rename(new)
     return moves

@@ -1,4 +1,4 @@
-"""8-bit images on disk: the only PNG writer, which of a set are missing, and contact sheets."""
+"""8-bit images on disk: the only PNG writer, and contact sheets."""
 
 import os
 from collections import deque
@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from configs.refusal import Refusal
 from functions.disk import files
-from functions.runtime.threads import thread_count, to_host
+from functions.runtime.threads import copy_to_host, cores_are_idle, worker_threads
 
-SHEET_CELL, SHEET_CELL_MAX = (
-    48,
-    128,
-)  # pixels: smaller images are enlarged by a whole factor, larger ones reduced
+CELL, CELL_MAX = 48, 128  # pixels of a sheet's cell: smaller images are enlarged, larger ones reduced
+GAP = 2
+
+Write = Callable[[Sequence[str], Tensor], None]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -28,106 +27,78 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def write_png(path: Path, image: Tensor) -> None:
-    """Write one uint8 image (1 or 3, h, w); it appears whole."""
+    """Write one uint8 image (1 or 3, h, w). The file appears whole."""
     with files.atomic(path, durable=False) as temporary:
         _to_pil(image).save(temporary, format="PNG")
 
 
 @contextmanager
-def png_writer(folder: Path, *, beside: bool) -> Iterator[Callable[[Sequence[str], Tensor], None]]:
-    """A function that has uint8 images (b, c, h, w), of any device, written to `folder` under b names.
+def png_writer(folder: Path, device: torch.device) -> Iterator[Write]:
+    """A function `write(names, images)` that writes uint8 images (b, c, h, w) of any device to `folder`.
 
-    beside: by threads, for a network that runs elsewhere than on the cores. While one batch waits to be written, the next
-    may be made; who is faster than that waits. An error is raised by the next call or at the end of the block; then, or
-    when the block fails, what still waits is not written. Otherwise the call itself writes: threads would cost more time
-    than they save where the network takes all cores.
+    device: where the network runs. If that leaves the cores idle, threads write while the next batch is made,
+    at most a batch behind; an error is raised by the next call or at the end of the block. If the block fails
+    what still waits is not written. On a CPU the call itself writes, because threads would slow the network.
     """
     pending: deque[Future[None]] = deque()
-    pool = ThreadPoolExecutor(thread_count())
+    pool = ThreadPoolExecutor(worker_threads())
 
-    def write(names: Sequence[str], images: Tensor) -> None:
-        if not beside:
-            for name, image in zip(names, images, strict=True):
-                write_png(folder / name, image)
-            return
-        host = to_host(images)
+    def write_now(names: Sequence[str], images: Tensor) -> None:
+        for name, image in zip(names, images, strict=True):
+            write_png(folder / name, image)
+
+    def write_later(names: Sequence[str], images: Tensor) -> None:
+        host = copy_to_host(images)
         while len(pending) > len(names):
             pending.popleft().result()
-        pending.extend(
-            pool.submit(lambda name, i: write_png(folder / name, host()[i]), name, i)
-            for i, name in enumerate(names)
-        )
+        for i, name in enumerate(names):
+            pending.append(pool.submit(lambda name, i: write_png(folder / name, host()[i]), name, i))
 
     try:
-        yield write
+        yield write_later if cores_are_idle(device) else write_now
         for future in pending:
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def read_png(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """A picture as uint8 (c, h, w). Raises Refusal where it can't be decoded, or has another size than `shape`."""
-    channels, height, width = shape
-    check_size(path, shape)
-    try:
-        with Image.open(path) as image:
-            array = np.array(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Refusal(f"the image {path} cannot be decoded ({error})") from None
-    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
+def missing(folder: Path, names: Sequence[str]) -> list[str]:
+    """Those of `names` that are not files of `folder`."""
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    return [name for name in names if name not in present]
 
 
-def check_size(path: Path, shape: tuple[int, int, int]) -> None:
-    """Raise Refusal where the picture is not one of `shape` (c, h, w); only its header is read."""
-    _, height, width = shape
-    try:
-        with Image.open(path) as image:
-            size = image.size
-    except OSError as error:
-        raise Refusal(f"the image {path} cannot be decoded ({error})") from None
-    if size != (width, height):
-        raise Refusal(
-            f"the image {path} has {size[0]} x {size[1]} pixels; all must have {width} x {height}, the config's size"
-        )
+def sheet_of_files(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:
+    """A contact sheet of the files `rows` of `folder`."""
 
+    def cell(name: str) -> Image.Image:
+        with Image.open(folder / name) as image:
+            return _cell(image)
 
-def missing(folder: Path, names: Sequence[str]) -> list[int]:
-    """The positions of `names` that are not files of `folder`."""
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [i for i, name in enumerate(names) if name not in there]
-
-
-def contact_sheet(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:
-    """One picture of the files `rows` of `folder`, small images enlarged without smoothing."""
-    _write_sheet(path, [[_cell_of_file(folder / name) for name in row] for row in rows])
+    _write_sheet(path, [[cell(name) for name in row] for row in rows])
 
 
 def sheet(path: Path, rows: Sequence[Sequence[Tensor]]) -> None:
-    """One picture of uint8 images (1 or 3, h, w), small ones enlarged without smoothing."""
+    """A contact sheet of uint8 images (1 or 3, h, w)."""
     _write_sheet(path, [[_cell(_to_pil(image)) for image in row] for row in rows])
 
 
 def _write_sheet(path: Path, cells: Sequence[Sequence[Image.Image]]) -> None:
-    first, gap = cells[0][0], 2
-    width, height = first.width + gap, first.height + gap
-    sheet = Image.new(first.mode, (max(map(len, cells)) * width + gap, len(cells) * height + gap), "white")
+    first = cells[0][0]
+    width, height = first.width + GAP, first.height + GAP
+    picture = Image.new(first.mode, (max(map(len, cells)) * width + GAP, len(cells) * height + GAP), "white")
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            sheet.paste(cell, (gap + x * width, gap + y * height))
+            picture.paste(cell, (GAP + x * width, GAP + y * height))
     with files.atomic(path, durable=False) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
-
-
-def _cell_of_file(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return _cell(image)
+        picture.save(temporary, format="PNG", optimize=True)
 
 
 def _cell(image: Image.Image) -> Image.Image:
-    factor = -(-SHEET_CELL // max(image.size))
+    """Small images are enlarged by a whole factor, without smoothing."""
+    factor = -(-CELL // max(image.size))
     cell = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    cell.thumbnail((SHEET_CELL_MAX, SHEET_CELL_MAX))
+    cell.thumbnail((CELL_MAX, CELL_MAX))
     return cell
 
 

@@ -1,4 +1,7 @@
-"""What an image folder holds: `manifest.json` says what decided the pixels, so that only the same run continues it."""
+"""What made an image folder: `manifest.json` says so, and only the same run continues the folder.
+
+`decides` in the file is everything that decides the pixels. `parts` records what else is worth knowing.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -17,40 +20,45 @@ NAME = "manifest.json"
 def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, Any] | None:
     """The manifest of the same run, for at most as many images; None where `folder` is new or empty.
 
-    decides: everything that decides the pixels, as plain JSON values. Raises Refusal with the first difference.
+    decides: everything that decides the pixels, as plain JSON. Raises Refusal with the first difference.
     """
-    there = _read(folder)
-    if there is None:
+    manifest = _read(folder)
+    if manifest is None:
         if any(folder.glob("*.png")):
             raise _refusal(folder, f"it holds images and no {NAME} that says how they were made")
         return None
-    difference = first_difference(there["decides"], decides)
+    difference = first_difference(manifest["decides"], decides)
     if difference:
         raise _refusal(folder, difference)
-    if num_samples < there["num_samples"]:
-        raise _refusal(folder, f"it was made for {there['num_samples']} images, and {num_samples} are asked")
-    return there
+    if num_samples < manifest["num_samples"]:
+        raise _refusal(
+            folder, f"it was made for {manifest['num_samples']} images, and {num_samples} are asked"
+        )
+    return manifest
 
 
-def claim(folder: Path, decides: dict[str, Any], num_samples: int, records: dict[str, Any]) -> None:
+def claim(folder: Path, decides: dict[str, Any], num_samples: int, record: dict[str, Any]) -> None:
     """Make `folder` this run's, or extend it to more images of the same run. Raises as `check` does.
 
-    records: what else is worth knowing of this part of the images, never compared.
+    record: what else is worth knowing of these images. It is never compared.
     """
-    there = check(folder, decides, num_samples)
-    if there is not None and there["num_samples"] == num_samples:
+    manifest = check(folder, decides, num_samples)
+    if manifest is not None and manifest["num_samples"] == num_samples:
         return
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    part = {
-        "up_to": num_samples,
-        "date": date,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        **records,
-    }
-    parts = [*(there["parts"] if there else []), part]
-    manifest = {"decides": decides, "num_samples": num_samples, "parts": parts}
-    files.write_text(folder / NAME, json.dumps(manifest, indent=1) + "\n")
+    versions = {"torch": str(torch.__version__), "numpy": np.__version__}
+    part = {"up_to": num_samples, "date": date, **versions, **record}
+    parts = [*(manifest["parts"] if manifest else []), part]
+    content = {"decides": decides, "num_samples": num_samples, "parts": parts}
+    files.write_text(folder / NAME, json.dumps(content, indent=1) + "\n")
+
+
+def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """The first key that differs between two descriptions of what decides images, in words."""
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        if theirs.get(key) != ours.get(key):
+            return f"{key} is {_describe(theirs.get(key))} there and {_describe(ours.get(key))} here"
+    return None
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -64,18 +72,10 @@ def _read(folder: Path) -> dict[str, Any] | None:
         manifest = None
     kinds = {"decides": dict, "num_samples": int, "parts": list}
     if not isinstance(manifest, dict) or any(
-        not isinstance(manifest.get(key), kind) for key, kind in kinds.items()
+        not isinstance(manifest.get(k), kind) for k, kind in kinds.items()
     ):
         raise _refusal(folder, f"its {NAME} is damaged")
     return manifest
-
-
-def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
-    """In words, of two descriptions of what decides images; None for the same."""
-    for key in [*here, *(key for key in there if key not in here)]:
-        if there.get(key) != here.get(key):
-            return f"{key} is {_describe(there.get(key))} there and {_describe(here.get(key))} here"
-    return None
 
 
 def _describe(value: Any) -> str:

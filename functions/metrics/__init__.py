@@ -1,1 +1,1 @@
-"""How far images are from a reference, by the features of a network: FID and its kin. Knows no data set and no sampler."""
+"""How far images are from a reference, by the features of a network. It knows no data set and no sampler."""

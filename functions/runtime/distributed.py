@@ -1,4 +1,4 @@
-"""The only place that knows torch.distributed. Everything here is valid in a single process too."""
+"""The only place that knows torch.distributed. Everything here works in a single process too."""
 
 import os
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs.refusal import Refusal
 
-# Ranks wait for one another while one downloads or has a batch more to sample; torchrun ends them where one dies.
-PATIENCE = timedelta(days=1)
+# Ranks may wait long: while one downloads, or samples a batch more. Where one dies, torchrun ends the others.
+TIMEOUT = timedelta(days=1)
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     on_gpu = device.type == "cuda"
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None
+        "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device if on_gpu else None
     )
     try:
         yield
@@ -63,9 +63,9 @@ def barrier() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Rank 0 runs the block before the others do: to download once, to prepare a folder once.
+    """Rank 0 runs the block first: to download once, to prepare a folder once.
 
-    Where it raises a Refusal, the others raise the same and do not run the block.
+    If it raises a Refusal, the others raise the same and do not run the block.
     """
     if is_main():
         try:
@@ -90,24 +90,24 @@ def _from_main(message: str | None) -> str | None:
 
 
 def share_of(n: int) -> slice:
-    """This rank's contiguous rows of a batch of n: at least one, for every rank must take part in a step."""
+    """This rank's rows of a batch of n, at least one: every rank must take part in a step."""
     share = slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
     return share if share.stop > share.start else slice(0, 1)
 
 
 def weight_of_share(n: int) -> int:
-    """0 where the row of `share_of` is another rank's to count, else 1."""
+    """1, or 0 where the one row of `share_of` belongs to another rank."""
     return int(n * rank() // world_size() < n * (rank() + 1) // world_size())
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum over the ranks, in place; the device is not waited for."""
+    """The sum over the ranks, in place, without a wait for the device."""
     if dist.is_initialized():
         dist.all_reduce(x)
     return x
 
 
-def least(n: int, device: torch.device) -> int:
+def min_over_ranks(n: int, device: torch.device) -> int:
     """The smallest of the ranks' numbers."""
     if not dist.is_initialized():
         return n
@@ -117,7 +117,7 @@ def least(n: int, device: torch.device) -> int:
 
 
 def sum_over_ranks(x: Tensor, device: torch.device) -> None:
-    """The sum over the ranks, in place, of what lies in host memory: some rows at a time by way of `device`."""
+    """The sum over the ranks of a tensor in host memory, in place, some rows at a time by `device`."""
     if dist.is_initialized():
         for rows in x.split(4096):
             rows.copy_(all_reduce_sum(rows.to(device)))
@@ -129,5 +129,5 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def without_averaging(model: nn.Module) -> AbstractContextManager:
-    """Inside the block a backward pass through `parallel`'s model adds to this rank's gradients alone."""
+    """Inside the block a backward pass changes this rank's gradients alone."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

@@ -1,4 +1,4 @@
-"""What a person sees while the program runs: log lines, and progress bars that they do not tear."""
+"""What a person sees while the program runs: log lines, and progress bars that log lines do not tear."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ def start_logging(level: str) -> None:
 
 
 def quiet_ranks() -> None:
-    """Every rank would say the same: only rank 0 says what is no warning."""
+    """Only rank 0 logs below warnings: every rank would say the same."""
     if not distributed.is_main():
         logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
 
@@ -30,11 +30,16 @@ def log_file(path: Path) -> logging.FileHandler:
 
 
 def progress_bar(total: int, *, initial: int = 0, unit: str, desc: str) -> tqdm:
-    """A bar on stderr with rate and time left; on rank 0 only, seldom redrawn where stderr is a file, none for nothing."""
+    """A bar on stderr, on rank 0 only. It is rarely redrawn where stderr is a file; no work, no bar."""
     return tqdm(
-        total=total, initial=initial, unit=unit, desc=desc, dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30, disable=total == initial or not distributed.is_main(),
-    )  # fmt: skip
+        total=total,
+        initial=initial,
+        unit=unit,
+        desc=desc,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+        disable=total == initial or not distributed.is_main(),
+    )
 
 
 class _ConsoleHandler(logging.Handler):

@@ -1,6 +1,5 @@
-"""Work beside the network's: the next of a series in a thread, and copies that nothing waits for."""
+"""Work beside the network's: a thread ahead of the caller, and copies that nothing waits for."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from functions.runtime import distributed
+from configs.machine import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,19 +16,23 @@ Result = TypeVar("Result")
 MOST_THREADS = 8
 
 
-def works_beside(device: torch.device) -> bool:
-    """Whether threads on the cores are in nobody's way: a network on a CPU takes them all, and waits for the slowest."""
+def cores_are_idle(device: torch.device) -> bool:
+    """Whether the network leaves the CPU's cores to other threads; one that runs on the CPU uses them all."""
     return device.type != "cpu"
 
 
-def thread_count() -> int:
-    """Threads for numpy or zlib in this process: its share of the cores it may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_THREADS, cores // distributed.local_world_size()))
+def worker_threads() -> int:
+    """Threads for numpy or zlib in this process: its share of the cores, at most 8."""
+    return max(1, cores(MOST_THREADS))
 
 
-def prefetch(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """function(item) for each of `items`, in order; the next is computed while the caller works on this one."""
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], device: torch.device
+) -> Iterator[Result]:
+    """function(item) for each item, in order. Where cores are idle, a thread computes the next one ahead."""
+    if not cores_are_idle(device):
+        yield from map(function, items)
+        return
     with ThreadPoolExecutor(1) as pool:
         ahead: deque[Future[Result]] = deque()
         for item in items:
@@ -40,18 +43,18 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
 
 
 def pinned(x: Tensor, device: torch.device) -> Tensor:
-    """`x` in memory that `device` can fetch it from without being waited for."""
+    """`x` in memory that `device` can fetch it from without a wait."""
     return x.pin_memory() if device.type == "cuda" else x
 
 
-def to_host(x: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy `x` to the CPU; the function returned waits for that copy alone, and not for later work."""
+def copy_to_host(x: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy `x` to the CPU. The function returned waits for that copy alone, not for later work."""
     if x.device.type != "cuda":
-        there = x.cpu()
-        return lambda: there
+        copy = x.cpu()
+        return lambda: copy
     host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
     host.copy_(x, non_blocking=True)
-    copied = torch.cuda.Event(blocking=True)  # who waits for it leaves its core to others
+    copied = torch.cuda.Event(blocking=True)  # a thread that waits for it leaves its core to others
     copied.record(torch.cuda.current_stream(x.device))
 
     def wait() -> Tensor:

@@ -10,7 +10,7 @@ from configs.refusal import Refusal
 
 @dataclass
 class Checkpoint:
-    """`None` where a format has no such part. Parameter names are those of models/unet.py."""
+    """The parameters have the names of models/unet.py. A part is `None` if the file has none."""
 
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None = None
@@ -20,22 +20,19 @@ class Checkpoint:
     images_seen: int = 0  # of this epoch
     seed: int | None = None
 
-    def select(self, which: str | None, source: str) -> tuple[dict[str, Tensor], str]:
-        """The "ema" or "raw" weights (None: ema where there is one), and which they are, or "bare".
+    def select(self, wanted: str | None, source: str) -> tuple[dict[str, Tensor], str]:
+        """The weights and their kind: "ema", "raw", or "bare" for the only weights of a file.
 
-        Raises Refusal where they are not there; `source` names the file in it.
+        wanted: "ema" or "raw"; None takes the EMA if there is one. Raises Refusal if there is no EMA to take.
         """
-        if which == "ema" and self.ema is None:
+        if wanted == "ema" and self.ema is None:
             raise Refusal(f"{source} has no EMA weights; --weights raw takes the ones it has")
-        if which == "raw" or self.ema is None:
+        if wanted == "raw" or self.ema is None:
             return self.model, "bare" if self.optimizer is None else "raw"
         return self.ema, "ema"
 
 
 def is_weights(value: Any) -> bool:
-    """Whether `value` is a non-empty mapping of names to tensors."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+    """Whether `value` is a state dict: names and their tensors, at least one."""
+    items = value.items() if isinstance(value, dict) else ()
+    return bool(items) and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items)

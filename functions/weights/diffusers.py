@@ -1,13 +1,10 @@
-"""diffusers' folders, read and written without it: a UNet2DModel alone, or a pipeline with its scheduler.
-
-The weights are here; the network and the schedule are in diffusers_config.py.
-"""
+"""The weights of diffusers' folders, read and written without it. The JSON files: diffusers_config.py."""
 
 import json
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -18,105 +15,59 @@ from functions.weights import diffusers_config, storage
 from functions.weights.checkpoint import Checkpoint, is_weights
 
 SAFETENSORS, BIN = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
+MARK = "time_embedding.linear_1.weight"  # only diffusers' networks have it
 
-_RESNET = {
-    "norm1": "norm1", "conv1": "conv1", "temb_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-    "nin_shortcut": "conv_shortcut",
-}  # fmt: skip
-_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def has_its_names(content: Any) -> bool:
-    """Whether `content` is a state dict of diffusers', whose config.json must be known to read it."""
-    return is_weights(content) and "time_embedding.linear_1.weight" in content
-
-
-def weights_file(folder: Path) -> Path | None:
-    """The network's weights in a folder of diffusers'."""
-    unet = diffusers_config.unet_folder(folder)
-    return next((unet / name for name in (SAFETENSORS, BIN) if (unet / name).is_file()), None)
+# Parts of names, ours and diffusers'; and how diffusers spelled some before.
+_NAMES = [
+    ("temb.dense.0", "time_embedding.linear_1"), ("temb.dense.1", "time_embedding.linear_2"),
+    ("mid.block_1", "mid_block.resnets.0"), ("mid.block_2", "mid_block.resnets.1"),
+    ("mid.attn_1", "mid_block.attentions.0"), ("down.", "down_blocks."), ("up.", "up_blocks."),
+    (".block.", ".resnets."), (".attn.", ".attentions."), (".temb_proj.", ".time_emb_proj."),
+    (".nin_shortcut.", ".conv_shortcut."), (".norm.", ".group_norm."), (".q.", ".to_q."), (".k.", ".to_k."),
+    (".v.", ".to_v."), (".proj_out.", ".to_out.0."), (".downsample.", ".downsamplers.0."),
+    (".upsample.", ".upsamplers.0."), ("norm_out.", "conv_norm_out."),
+]  # fmt: skip
+_OLD = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")]
 
 
 def load(folder: Path) -> tuple[str, Checkpoint]:
-    """The format, in words, and the weights under our names; attention may be spelled in the old way or the new.
-
-    Raises Refusal where the network is not one of ours, or for a parameter that ours has not.
-    """
-    model = diffusers_config.read(folder).model
-    if diffusers_config.scheduler_file(folder) is None:
-        logging.info(
-            f"{folder} has no scheduler_config.json: the schedule is taken to be DDPM's, linear from 1e-4 to 0.02"
-        )
+    """The format in words, and the weights by our names. Raises Refusal for a network unlike ours."""
+    config, path = diffusers_config.read(folder), diffusers_config.find(folder, SAFETENSORS, BIN)
+    if not diffusers_config.find(folder, "scheduler_config.json").is_file():
+        logging.info(f"{folder} has no scheduler_config.json: DDPM's schedule is taken, from 1e-4 to 0.02")
     if unknown := diffusers_config.unknown_keys(folder):
-        logging.warning(
-            f"{folder}: config.json has {', '.join(unknown)}, which UNet2DModel is not known to use: ignored"
-        )
-    path = weights_file(folder)
-    if path is None:
-        raise Refusal(
-            f"{diffusers_config.unet_folder(folder)} holds no weights: neither {SAFETENSORS} nor {BIN}"
-        )
+        logging.warning(f"{folder}: ignored, as UNet2DModel is not known to use them: {', '.join(unknown)}")
+    if not path.is_file():
+        raise Refusal(f"{folder} holds no weights: neither {SAFETENSORS} nor {BIN}")
     content = storage.read(path)
     if not is_weights(content):
         raise Refusal(f"{path} holds a {type(content).__name__}, where a state dict of tensors must be")
-    ours = {theirs: name for name, theirs in _modules(len(model.ch_mult), model.num_res_blocks).items()}
     weights = {}
-    for name, value in content.items():
-        module, _, kind = name.rpartition(".")
-        module = re.sub(r"(query|key|value|proj_attn)$", lambda match: _OLD_ATTENTION[match[1]], module)
-        if module not in ours:
-            raise Refusal(
-                f"{path} has a parameter {name} {tuple(value.shape)}, which this program's network has not"
-            )
-        weights[f"{ours[module]}.{kind}"] = (
-            value[:, :, None, None] if ".to_" in module and value.dim() == 2 else value
-        )
-    return f"a diffusers {diffusers_config.class_of(folder)} folder", Checkpoint(model=weights)
+    for theirs, value in content.items():
+        theirs = _replace(theirs, _OLD)
+        ours = _reverse_up(_replace(theirs, [(new, old) for old, new in _NAMES]), config)
+        weights[ours] = value[:, :, None, None] if ".to_" in theirs and value.dim() == 2 else value
+    return f"a diffusers {diffusers_config.class_of(folder)} folder", Checkpoint(weights)
 
 
 def save(folder: Path, weights: dict[str, Tensor], config: Config) -> None:
-    """Write a DDIMPipeline folder, which appears whole. Raises Refusal where diffusers has no form for the config."""
-    index, network, scheduler = diffusers_config.write(config)
-    theirs = _modules(len(config.model.ch_mult), config.model.num_res_blocks)
-    renamed = {}
-    for name, value in weights.items():
-        module, _, kind = name.rpartition(".")
-        renamed[f"{theirs[module]}.{kind}"] = (
-            value[:, :, 0, 0] if ".to_" in theirs[module] and value.dim() == 4 else value
-        )
+    """Write a DDIMPipeline's folder; it appears whole. Raises Refusal as `diffusers_config.to_json`."""
+    contents, renamed = diffusers_config.to_json(config), {}
+    for ours, value in weights.items():
+        theirs = _replace(_reverse_up(ours, config), _NAMES)
+        renamed[theirs] = value[:, :, 0, 0] if ".to_" in theirs and value.dim() == 4 else value
     with files.atomic_folder(folder) as temporary:
-        for path, content in (
-            ("model_index.json", index),
-            ("unet/config.json", network),
-            ("scheduler/scheduler_config.json", scheduler),
-        ):
+        for path, content in contents.items():
             files.write_text(temporary / path, json.dumps(content, indent=2) + "\n")
         storage.save_safetensors(temporary / "unet" / SAFETENSORS, renamed)
 
 
-def _modules(levels: int, layers: int) -> dict[str, str]:
-    """Our name of every module that may hold parameters → diffusers'. The way up is numbered backwards there."""
-    names = {
-        "temb.dense.0": "time_embedding.linear_1",
-        "temb.dense.1": "time_embedding.linear_2",
-        "conv_in": "conv_in",
-        "norm_out": "conv_norm_out",
-        "conv_out": "conv_out",
-    }
-    resnets = {"mid.block_1": "mid_block.resnets.0", "mid.block_2": "mid_block.resnets.1"}
-    attentions = {"mid.attn_1": "mid_block.attentions.0"}
-    for i in range(levels):
-        down, up = f"down_blocks.{i}", f"up_blocks.{levels - 1 - i}"
-        names |= {
-            f"down.{i}.downsample.conv": f"{down}.downsamplers.0.conv",
-            f"up.{i}.upsample.conv": f"{up}.upsamplers.0.conv",
-        }
-        for ours, theirs, blocks in ((f"down.{i}", down, layers), (f"up.{i}", up, layers + 1)):
-            resnets |= {f"{ours}.block.{j}": f"{theirs}.resnets.{j}" for j in range(blocks)}
-            attentions |= {f"{ours}.attn.{j}": f"{theirs}.attentions.{j}" for j in range(blocks)}
-    for blocks_of, parts in ((resnets, _RESNET), (attentions, _ATTENTION)):
-        names |= {
-            f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in blocks_of.items() for a, b in parts.items()
-        }
-    return names
+def _replace(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    for old, new in pairs:
+        name = name.replace(old, new)
+    return name
+
+
+def _reverse_up(name: str, config: Config) -> str:
+    """The name with the levels of the way up numbered from the other end, as in diffusers."""
+    return re.sub(r"^up\.(\d+)", lambda match: f"up.{len(config.model.ch_mult) - 1 - int(match[1])}", name)

@@ -1,111 +1,31 @@
-"""Downloads: each file verified before it gets its final name, retried, and a sentence where it can't be had."""
+"""Downloads: retried, and verified before a file gets its name. Slow libraries are imported late."""
 
 import logging
 import re
 import traceback
 from pathlib import Path
 
-import gdown
-import gdown.exceptions
-import pooch
-import requests
-from huggingface_hub import errors, snapshot_download
-
 from configs.refusal import Refusal
 from functions.disk import files
-from functions.weights import diffusers, load_checkpoint
-from functions.weights.pretrained import HUB, Published
-
-RETRIES = 3
-CONFIGS = [
-    "model_index.json",
-    "config.json",
-    "unet/config.json",
-    "scheduler_config.json",
-    "scheduler/scheduler_config.json",
-]
+from functions.weights import diffusers, diffusers_config, load_checkpoint
+from functions.weights.published import Published
 
 
 def published(weights: Published) -> Path:
-    """The file in the cache; a corrupt one is moved aside and fetched again.
-
-    Raises Refusal, with address, hash and place, where the network or the server does not give it.
-    """
+    """The file in the cache; a damaged one is moved aside and replaced. Raises Refusal if there is none."""
     path = weights.path
-    why = _why_corrupt(path, weights.md5) if path.exists() else None
-    if why is not None:
+    if path.exists() and (fault := _fault(path, weights.md5)):
         [(_, aside)] = files.move_aside(path)
-        logging.warning(f"{path} {why} and was moved to {aside}")
+        logging.warning(f"{path} {fault} and was moved to {aside}")
     if not path.exists():
-        _download(weights, path)
+        _download(weights)
     if weights.md5 is None:
-        logging.warning(
-            f"{path} is not verified, for no hash was published with it; it is whole, and a checkpoint"
-        )
+        logging.warning(f"{path} is not verified, because no hash was published; it is a whole checkpoint")
     return path
 
 
-def _download(weights: Published, path: Path) -> None:
-    assert weights.url is not None
-    logging.info(f"downloading {weights.name} from {weights.url} to {path}")
-    store = pooch.create(
-        path=path.parent,
-        base_url="",
-        registry={path.name: weights.md5 and f"md5:{weights.md5}"},
-        urls={path.name: weights.url},
-        retry_if_failed=RETRIES,
-    )
-    downloader = pooch.HTTPDownloader(progressbar=True) if weights.md5 else _google_drive
-    try:
-        store.fetch(path.name, downloader=downloader)
-    except (requests.RequestException, ValueError) as error:
-        traceback.clear_frames(
-            error.__traceback__
-        )  # ends the progress bar that they hold, which would tear the sentence
-        raise Refusal(
-            f"{weights.name} could not be downloaded ({_in_short(error)}): fetch {weights.url} by hand to {path}; "
-            f"{weights.expected}"
-        ) from None
-
-
-def hub(repository: str, only_config: bool = False) -> Path:
-    """The cached snapshot of a diffusers folder on the Hugging Face Hub, with the files that are read here and no others.
-
-    Raises Refusal where the Hub does not give it.
-    """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise Refusal(f"{HUB}{repository} names no repository; it must be like {HUB}google/ddpm-cifar10-32")
-    for library in ("httpx", "httpx2"):  # which of them depends on the version; each would log every request
-        logging.getLogger(library).setLevel(logging.WARNING)
-    try:
-        if only_config:
-            return Path(snapshot_download(repository, allow_patterns=CONFIGS))
-        for name in (diffusers.SAFETENSORS, diffusers.BIN):
-            patterns = [*CONFIGS, name, f"unet/{name}"]
-            folder = Path(snapshot_download(repository, allow_patterns=patterns))
-            weights = diffusers.weights_file(folder)
-            if weights is not None:
-                if _moved_if_corrupt(weights.resolve()):
-                    snapshot_download(repository, allow_patterns=patterns)
-                break
-    except (errors.HTTPError, errors.EntryNotFoundError, errors.FileMetadataError) as error:
-        raise Refusal(
-            f"{HUB}{repository} could not be downloaded ({_in_short(error)}): a local copy of the folder serves as --ckpt too"
-        ) from None
-    return folder
-
-
-def _moved_if_corrupt(blob: Path) -> bool:
-    """Whether a file of the Hub's cache, which is named by its SHA-256 where it is large, was not what its name says."""
-    if not re.fullmatch(r"[0-9a-f]{64}", blob.name) or files.digest(blob, "sha256") == blob.name:
-        return False
-    [(_, aside)] = files.move_aside(blob)
-    logging.warning(f"{blob} does not have the SHA-256 of its name and was moved to {aside}")
-    return True
-
-
-def _why_corrupt(path: Path, md5: str | None) -> str | None:
-    """None for a sound file. Without a published hash, one that loads is sound."""
+def _fault(path: Path, md5: str | None) -> str | None:
+    """What is wrong with a file. Without a hash, it only has to load."""
     if md5 is not None:
         return None if files.digest(path, "md5") == md5 else "does not have the published md5"
     try:
@@ -115,11 +35,28 @@ def _why_corrupt(path: Path, md5: str | None) -> str | None:
     return None
 
 
-def _google_drive(url: str, output_file: str, _: pooch.Pooch) -> None:
-    """pooch's downloader for a large file on Google Drive, which shows a page about viruses first.
+def _download(weights: Published) -> None:
+    import pooch
+    import requests
 
-    Without a hash, only loading the file tells it from such a page.
-    """
+    path, url, md5 = weights.path, weights.url, weights.md5
+    logging.info(f"downloading {weights.name} from {url} to {path}")
+    registry = {path.name: md5 and f"md5:{md5}"}
+    store = pooch.create(path.parent, "", registry=registry, urls={path.name: url}, retry_if_failed=3)
+    downloader = pooch.HTTPDownloader(progressbar=True) if md5 else _from_google_drive
+    try:
+        store.fetch(path.name, downloader=downloader)
+    except (requests.RequestException, ValueError) as error:
+        traceback.clear_frames(error.__traceback__)  # ends the progress bar, which would tear the sentence
+        expected = f"its md5 must be {md5}" if md5 else "no hash was published for it"
+        why = f"{weights.name} could not be downloaded ({_in_short(error)})"
+        raise Refusal(f"{why}: fetch {url} by hand to {path}; {expected}") from None
+
+
+def _from_google_drive(url: str, output_file: str, _: object) -> None:
+    """A downloader for pooch. Google Drive may send a page instead of the file, so the file must load."""
+    import gdown
+
     try:
         gdown.download(url, output_file, use_cookies=False)
     except gdown.exceptions.DownloadError as error:
@@ -127,7 +64,44 @@ def _google_drive(url: str, output_file: str, _: pooch.Pooch) -> None:
     load_checkpoint(Path(output_file))
 
 
+def hub(repository: str, only_config: bool = False) -> Path:
+    """The folder owner/name of the Hugging Face Hub; only what is read here. Raises as `published`."""
+    from huggingface_hub import errors, snapshot_download
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise Refusal(f"hf://{repository} names no repository; it must be like hf://google/ddpm-cifar10-32")
+    for library in ("httpx", "httpx2"):  # one of them, by version, would log every request
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+    def snapshot(*weights: str) -> Path:
+        names = (diffusers_config.INDEX, "config.json", "scheduler_config.json", *weights)
+        patterns = [f"{part}{name}" for name in names for part in ("", "unet/", "scheduler/")]
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+
+    try:
+        if only_config:
+            return snapshot()
+        for name in (diffusers.SAFETENSORS, diffusers.BIN):
+            folder = snapshot(name)
+            file = diffusers_config.find(folder, name)
+            if file.is_file():
+                return snapshot(name) if _moved_if_damaged(file.resolve()) else folder
+        return folder
+    except (errors.HTTPError, errors.EntryNotFoundError, errors.FileMetadataError) as error:
+        why = f"hf://{repository} could not be downloaded ({_in_short(error)})"
+        raise Refusal(f"{why}: a local copy of the folder serves as --ckpt too") from None
+
+
+def _moved_if_damaged(blob: Path) -> bool:
+    """Whether a file of the Hub's cache was damaged. The Hub names a large file by its SHA-256."""
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name) or files.digest(blob, "sha256") == blob.name:
+        return False
+    [(_, aside)] = files.move_aside(blob)
+    logging.warning(f"{blob} does not have the SHA-256 of its name and was moved to {aside}")
+    return True
+
+
 def _in_short(error: Exception) -> str:
-    """The first line of a library's message, which may be a page."""
+    """The first line of a library's message, which may be a whole page."""
     first = (str(error).splitlines() or [""])[0][:200]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

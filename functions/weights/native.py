@@ -1,4 +1,4 @@
-"""The program's own checkpoints: one dict of tensors and plain values, marked by FORMAT."""
+"""This program's own checkpoints: one dict of tensors and plain values, marked by FORMAT."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -8,25 +8,19 @@ from functions.weights import storage
 from functions.weights.checkpoint import Checkpoint, is_weights
 
 FORMAT = "ddim-checkpoint-1"
+_NAMES = [field.name for field in fields(Checkpoint)]
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file; it appears whole. Raises OSError where the disk does not take it."""
-    storage.save(
-        path,
-        {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}},
-    )
+    """Write the file; it appears whole. Raises OSError if the disk does not take it."""
+    storage.save(path, {"format": FORMAT, **{name: getattr(checkpoint, name) for name in _NAMES}})
 
 
 def unpack(content: Any) -> Checkpoint | None:
-    """The checkpoint, or None where `content` is another format's."""
-    names = {field.name for field in fields(Checkpoint)}
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != FORMAT
-        or content.keys() != names | {"format"}
-    ):
+    """The checkpoint, or None if `content` has another format."""
+    marked = isinstance(content, dict) and content.get("format") == FORMAT
+    if not marked or content.keys() != {"format", *_NAMES} or not is_weights(content["model"]):
         return None
-    if not is_weights(content["model"]) or not (content["ema"] is None or is_weights(content["ema"])):
+    if content["ema"] is not None and not is_weights(content["ema"]):
         return None
-    return Checkpoint(**{name: content[name] for name in names})
+    return Checkpoint(**{name: content[name] for name in _NAMES})

@@ -1,4 +1,4 @@
-"""Tensors in a file: torch's pickles, which are never run, and safetensors."""
+"""Tensors in a file: torch's pickles, whose code is never run, and safetensors."""
 
 import pickle
 import re
@@ -14,38 +14,34 @@ from torch import Tensor
 from configs.refusal import Refusal
 from functions.disk import files
 
-# What torch.load and its unpickler raise for a file that is not, or no longer, one of its own.
+# What safetensors, torch.load and its unpickler raise for a damaged file or a file of another kind.
 _UNREADABLE = (
-    RuntimeError, pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError, OverflowError,
-    AssertionError, struct.error,
+    SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError,
+    ValueError, OverflowError, AssertionError, struct.error,
 )  # fmt: skip
+_CODE = re.compile(r"(?:Unsupported (?:global|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)")
 
 
 def read(path: Path) -> Any:
-    """What the file holds, on the CPU. Raises Refusal with one sentence for one that is damaged or holds code."""
-    if is_safetensors(path):
-        return read_safetensors(path)
+    """What the file holds, on the CPU. Raises Refusal for a file that is damaged or holds code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise Refusal(_why_unreadable(path, str(error))) from None
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise Refusal(_why_unreadable(path, str(error))) from None
+        message = str(error) or "it ends early"
+    if code := _CODE.search(message):
+        raise Refusal(f"{path} holds code ({code[1]}) besides tensors and plain values; it was not run")
+    why = "torch cannot read it" if "Unsupported operand" in message else message.splitlines()[0][:200]
+    raise Refusal(f"{path} is damaged or not a checkpoint ({why})")
 
 
 def is_safetensors(path: Path) -> bool:
-    """By its content: a header's length in 8 bytes, then the header, which is JSON."""
+    """Whether it is a safetensors file, which begins with the length of a JSON header in 8 bytes."""
     with open(path, "rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def save(path: Path, content: Any) -> None:
-    """Write a torch file; it appears whole. Raises OSError where the disk does not take it."""
+    """Write a torch file; it appears whole. Raises OSError if the disk does not take it."""
     with files.atomic(path) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(content, file)
@@ -54,20 +50,10 @@ def save(path: Path, content: Any) -> None:
 
 
 def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
-    """As `save`, in the order of names that safetensors has; the metadata is what diffusers asks for."""
+    """As `save`, for safetensors, with the metadata that diffusers asks for."""
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
     with files.atomic(path) as temporary:
         try:
-            save_file(
-                {name: value.contiguous() for name, value in weights.items()},
-                temporary,
-                metadata={"format": "pt"},
-            )
+            save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from None
-
-
-def _why_unreadable(path: Path, message: str) -> str:
-    code = re.search(r"(?:Unsupported (?:global|operand|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)", message)
-    if code:
-        return f"{path} holds code ({code[1]}), where a checkpoint holds tensors and plain values; it was not run"
-    return f"{path} is damaged or not a checkpoint ({message.splitlines()[0][:200] if message else 'it ends early'})"

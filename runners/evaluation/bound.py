@@ -1,143 +1,116 @@
-"""`--test`: the training loss and DDPM's bound on the likelihood of real images, their randomness fixed by the seed."""
+"""`--test`: the training loss, and DDPM's bound on the likelihood of real images."""
 
+import hashlib
 import logging
 import time
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 
-from configs import Config
 from configs.options import Options
 from configs.refusal import Refusal
-from datasets import Images, dataset_root, get_dataset, test_split_would_be
-from datasets.batches import Batch, load, plain_order
-from datasets.scaling import to_model_range
-from functions.likelihood import Bound, Chain, bound_terms, chain, prior_bits
-from functions.noise import BatchDraws, Stream, step_generator, step_noise
-from functions.objectives import noise_estimation_loss
+from datasets import Images
+from datasets.batches import Batch, load
+from functions import schedules
+from functions.likelihood import Bound, Gaussians, bound_terms, gaussians, prior_bits
+from functions.noise import Stream, step_noise
 from functions.runtime import distributed
+from functions.runtime.precision import precision_in_words
 from functions.runtime.progress import progress_bar
-from functions.schedules import betas
 from runners.diffusion import Diffusion
-from runners.evaluation import bound_report as likelihood_report
-from runners.load import load_diffusion
-from runners.sampling.speed import Pace
+from runners.evaluation import bound_report, reference
+from runners.evaluation.loss import validation_loss
+from runners.load import load_weights
+from runners.speed import Speed
 
 
-def test(options: Options, config: Config, device: torch.device) -> None:
-    """Evaluate a trained network on a split of its data: print a table, and write the numbers and their curves over t."""
-    gaussians = chain(betas(config.diffusion), config.model.var_type)
-    dataset = _split(options, config)
-    chosen = _choose(options, len(dataset))
-    diffusion, path, which = load_diffusion(options, config, device)
-    _announce(diffusion, gaussians, len(chosen))
-    begin = time.monotonic()
+def test(diffusion: Diffusion, options: Options) -> None:
+    """Evaluate a trained network on a split of its data: print a table, write the numbers and curves."""
+    config, split = diffusion.config, options.reference
+    chain = gaussians(schedules.betas(config.diffusion), config.model.var_type)
+    T = len(chain.alphas_cumprod)
+    dataset = reference.split(options, config)
+
+    # The seed chooses the images, because a split may be sorted.
+    if options.num_samples > len(dataset) and "num_samples" in options.given:
+        raise Refusal(f"--num_samples is {options.num_samples}; the {split} split has {len(dataset)} images")
+    order = np.random.default_rng([options.seed, 0, Stream.CHOICE]).permutation(len(dataset))
+    chosen = np.sort(order[: options.num_samples])
+
+    # Load the network.
+    diffusion.accelerate(options.precision)
+    loaded = load_weights(diffusion, options)
+    if diffusion.T > T:
+        logging.info(f"the bound begins at t = {T - 1}: above it ᾱ is 0, where x0 can't be predicted")
+    work = f"{len(chosen)} images take {len(chosen) * T:,} evaluations of the network"
+    logging.info(f"bits per dimension of {work}; --num_samples changes it")
+
+    # Compute the loss, then the bound.
+    began = time.monotonic()
     loss = validation_loss(diffusion, dataset, options.seed)
-    pace = Pace(options, diffusion, len(chosen))
-    batch_size = pace.batch_size()
-    pace.compile_where_it_repays(batch_size, -(-pace.share // batch_size) * gaussians.T)
-    bound = likelihood_bound(diffusion, gaussians, dataset, chosen, options.seed, batch_size)
+    speed = Speed(options, diffusion, len(chosen))
+    batch_size = speed.batch_size()
+    speed.compile_if_it_pays(batch_size, -(-speed.share // batch_size) * T)
+    bound = likelihood_bound(diffusion, chain, dataset, chosen, options.seed, batch_size)
+
     if distributed.is_main():
-        weights = f"{which} weights of {path}"
-        print(f"validation_loss: {loss:.6f} on {len(dataset)} {options.reference} images, {weights}")
-        seconds = time.monotonic() - begin
-        evaluation = likelihood_report.Evaluation(
-            options, diffusion, dataset, chosen, batch_size, loss, bound, weights, seconds
-        )
-        likelihood_report.write(evaluation)
-
-
-def _split(options: Options, config: Config) -> Images:
-    with distributed.main_first():
-        root = dataset_root(config.data, options.exp, options.data)
-        dataset = get_dataset(config.data, root, train=options.reference == "train")
-    if dataset is None:
-        raise Refusal(
-            f"{config.data.dataset} has no test split here: {test_split_would_be(config.data, root)}; "
-            "--reference train evaluates on what it was trained on"
-        )
-    return dataset
-
-
-def _choose(options: Options, length: int) -> np.ndarray:
-    """The images to evaluate, ascending: by the seed, for a split may be sorted by class. More images keep the fewer."""
-    n = options.num_samples
-    if n > length:
-        if options.num_samples_given:
-            raise Refusal(f"--num_samples is {n}; the {options.reference} split has {length} images")
-        n = length
-    return np.sort(np.random.default_rng([options.seed, 0, Stream.CHOICE]).permutation(length)[:n])
-
-
-def _announce(diffusion: Diffusion, chain: Chain, n: int) -> None:
-    left_out = len(diffusion.alphas_cumprod) - 1 - chain.T
-    if left_out:
-        logging.info(f"the bound begins at t = {chain.T - 1}: above it ᾱ is 0, where x0 can't be predicted")
-    logging.info(
-        f"bits per dimension of {n} images take {n * chain.T:,} evaluations of the network; --num_samples changes it"
-    )
-
-
-@torch.no_grad()
-def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
-    """The mean over `dataset` of the loss per image, with t, noise and dequantization drawn from `seed`."""
-    config, device = diffusion.config, diffusion.device
-    alphas_cumprod = diffusion.alphas_cumprod.to(device)
-    total = torch.zeros((), device=device)
-    batches = load(
-        dataset,
-        plain_order(len(dataset), config.training.batch_size),
-        distributed.share_of,
-        config.data.num_workers,
-    )
-    with progress_bar(len(dataset), unit="image", desc="validation") as bar:
-        for k, (batch, images) in enumerate(batches):
-            draws = BatchDraws(
-                step_generator(device, seed, Stream.VALIDATION, k),
-                batch.size,
-                distributed.share_of(batch.size),
-            )
-            x0 = to_model_range(images.to(device), config.data, draws)
-            t, eps = draws.timesteps(len(alphas_cumprod) - 1), draws.normal(*x0.shape[1:])
-            losses = noise_estimation_loss(diffusion.network, x0, t, eps, alphas_cumprod)
-            total += losses.sum() * distributed.weight_of_share(batch.size)
-            bar.update(batch.size)
-    return distributed.all_reduce_sum(total).item() / len(dataset)
+        weights, seconds = f"{loaded.kind} weights of {loaded.path}", round(time.monotonic() - began, 1)
+        print(f"validation_loss: {loss:.6f} on {len(dataset)} {split} images, {weights}")
+        identity = {"weights": loaded.hash} | _identity(diffusion, options, chosen, dataset)
+        record = {"config": options.config, "weights": weights, "batch_size": batch_size}
+        record |= {"device": str(diffusion.device), "seconds": seconds}
+        bound_report.write(options, identity, record, bound, {"loss": loss, "images": len(dataset)})
 
 
 def likelihood_bound(
-    diffusion: Diffusion, chain: Chain, dataset: Images, chosen: np.ndarray, seed: int, batch_size: int
+    diffusion: Diffusion, chain: Gaussians, dataset: Images, chosen: np.ndarray, seed: int, batch_size: int
 ) -> Bound:
-    """The bound on the images `chosen` of `dataset`, not dequantized; the ranks share them, and each rank gets the result.
+    """The bound on the images `chosen` of `dataset`, not dequantized. Ranks share them; each gets the result.
 
-    Image i has the same noise in any batch and on any rank. Raises FloatingPointError for a network that is not finite.
+    Image i has the same noise in any batch and on any rank. Raises FloatingPointError for NaN or infinity.
     """
-    data, device = diffusion.config.data, diffusion.device
+    data, device, T = diffusion.config.data, diffusion.device, len(chain.alphas_cumprod)
     exact = torch.device("cpu") if device.type == "mps" else device  # Metal has no float64
     low = -1.0 if data.rescaled else 0.0
-    mine = chosen[distributed.rank() :: distributed.world_size()]
-    batches = [
-        Batch(0, start + batch_size, mine[start : start + batch_size])
-        for start in range(0, len(mine), batch_size)
-    ]
+
+    # This rank's images, in batches, and where their terms go. (A rank without images has no batch.)
+    mine = slice(distributed.rank(), None, distributed.world_size())
+    indices = chosen[mine]
+    batches = [Batch(0, 0, indices[k : k + batch_size]) for k in range(0, len(indices), batch_size)]
     image_terms = torch.zeros(len(chosen), 3, dtype=torch.float64, device=exact)
-    curves = torch.zeros(3, chain.T, dtype=torch.float64, device=exact)  # sums of bits, eps_mse, x0_mse
-    rows = image_terms[distributed.rank() :: distributed.world_size()].split(batch_size)
-    # (A rank without an image has one chunk of no rows, and no batch.)
-    with progress_bar(len(mine) * chain.T, unit="evaluation", desc="bits/dim") as bar:
-        for (batch, images), own in zip(
-            load(dataset, batches, lambda n: slice(n), data.num_workers), rows, strict=False
-        ):
-            levels = images.to(exact)
-            randn_like = step_noise(
-                seed, batch.indices.tolist(), diffusion.image_shape, chain.T, exact, Stream.LIKELIHOOD
-            )
-            own[:, 0] = prior_bits(levels, chain, low)
-            for term in bound_terms(diffusion.network, levels, chain, low, device, randn_like):
-                own[:, 1 if term.t else 2] += term.bits
-                curves[:, term.t] += torch.stack([term.bits, term.eps_mse, term.x0_mse]).sum(dim=1)
+    curves = torch.zeros(3, T, dtype=torch.float64, device=exact)  # sums of bits, eps_mse, x0_mse
+
+    loaded = load(dataset, batches, slice, data.num_workers)
+    with progress_bar(len(indices) * T, unit="evaluation", desc="bits/dim") as bar:
+        for (batch, images), terms in zip(loaded, image_terms[mine].split(batch_size), strict=False):
+            levels, of = images.to(exact), batch.indices.tolist()
+            noise = step_noise(seed, of, diffusion.image_shape, T, exact, Stream.LIKELIHOOD)
+            terms[:, 0] = prior_bits(levels, chain, low)
+            for t, term in enumerate(bound_terms(diffusion.eps, levels, chain, low, device, noise)):
+                terms[:, 1 if t else 2] += term.bits
+                curves[:, t] += torch.stack(term).sum(dim=1)
                 bar.update(batch.size)
-            if not (own.isfinite().all() and curves.isfinite().all()):
+            if not (terms.isfinite().all() and curves.isfinite().all()):
                 raise FloatingPointError("the bound on the likelihood is not finite; are the weights sound?")
     bits, eps_mse, x0_mse = (distributed.all_reduce_sum(curves) / len(chosen)).cpu().numpy()
-    return Bound(distributed.all_reduce_sum(image_terms).cpu().numpy(), bits, eps_mse, x0_mse)
+    by_image = distributed.all_reduce_sum(image_terms).cpu().numpy()
+    rate = by_image[:, 0].mean() + np.append(bits[1:], 0)[::-1].cumsum()[::-1]
+    return Bound(by_image, bits, eps_mse, rate, np.sqrt(x0_mse))
+
+
+def _identity(diffusion: Diffusion, options: Options, chosen: np.ndarray, images: Images) -> dict[str, Any]:
+    """What decides the numbers besides the weights, as plain JSON values."""
+    config, pixels = diffusion.config, hashlib.sha256()
+    for i in chosen.tolist():
+        pixels.update(images[i].numpy().tobytes())
+    of = {"dataset": config.data.dataset, "split": options.reference, "images": pixels.hexdigest()}
+    return {
+        "data": {**of, "rescaled": config.data.rescaled},
+        "diffusion": asdict(config.diffusion),
+        "var_type": config.model.var_type,
+        "num_samples": len(chosen),
+        "seed": options.seed,
+        "precision": precision_in_words(options.precision, diffusion.device),
+    }

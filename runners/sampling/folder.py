@@ -1,122 +1,193 @@
-"""The work on one image folder: what decides its images, its manifest and lock, and what is said of it."""
+"""A folder of images: from its manifest and its lock to the last PNG and the contact sheet."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from typing import Any
 
+from torch import Tensor
+from tqdm import tqdm
+
+from configs.choices import SAMPLERS
 from configs.options import Options
 from functions.disk import files, images, manifest
-from functions.runtime import acceleration, distributed
-from functions.weights import weights_hash
+from functions.runtime import distributed
+from functions.runtime.precision import precision_in_words
+from functions.runtime.progress import progress_bar
+from functions.samplers import Step
 from runners.diffusion import Diffusion, Sampling
+from runners.evaluation import measurements
+from runners.evaluation.evaluator import Evaluator, Samples
 from runners.load import Loaded
-
-INTERPOLATION_POINTS = 11
-SEQUENCE_CHAINS = 8
-
-
-@dataclass(frozen=True)
-class Job:
-    """A network, what decides its images, and the folder they go to."""
-
-    diffusion: Diffusion
-    sampling: Sampling
-    folder: Path
-    decides: dict[str, object]
-    records: dict[str, object]
+from runners.sampling.tasks import Task
+from runners.speed import Speed
 
 
-def make_job(options: Options, diffusion: Diffusion, loaded: Loaded, keep_repeats: bool = False) -> Job:
-    """The work on the folder of `options`, a single run or a cell."""
-    config, device = diffusion.config, diffusion.device
-    timesteps = diffusion.timesteps(options.skip_type, options.timesteps, keep_repeats=keep_repeats)
-    noisy = options.sample_type == "ddpm_noisy"
-    if noisy and options.eta_given:
-        logging.info("--eta has no effect with --sample_type ddpm_noisy, which has a noise of its own")
-    sampling = Sampling(timesteps, options.sample_type, options.eta, options.seed)
-    data = config.data
-    decides: dict[str, object] = {
-        "mode": options.mode,
-        "weights": weights_hash(diffusion.model.state_dict()),
-        "image": {
-            "size": data.image_size,
-            "rescaled": data.rescaled,
-            "logit_transform": data.logit_transform,
-        },
-        "diffusion": asdict(config.diffusion),
-        "sample_type": options.sample_type,
-        "eta": None if noisy else sampling.eta,
-        "seed": sampling.seed,
-        "precision": acceleration.precision_in_words(options.precision, device),
-        "timesteps": list(timesteps),
-    }
-    records: dict[str, object] = {
-        "checkpoint": str(loaded.path),
-        "kind": loaded.kind,
-        "config": options.config,
-        "device": str(device),
-    }
-    return Job(diffusion, sampling, options.image_dir, decides, records)
+class Folder:
+    """The folder of one run or of one cell of a grid: which pictures belong in it, and what decides them."""
+
+    def __init__(self, options: Options, task: Task, diffusion: Diffusion):
+        self.options, self.task, self.diffusion = options, task, diffusion
+        timesteps = diffusion.select_timesteps(options.skip_type, options.S, keep_repeats=task.keep_repeats)
+        self.sampling = Sampling(timesteps, options.sample_type, options.eta, options.seed)
+        self.path = options.image_dir
+        self.files = [task.files(i, len(timesteps)) for i in range(task.chains(options))]  # of each chain
+        self.names = list(chain.from_iterable(self.files))
+
+    def missing(self) -> set[str]:
+        """The pictures that are not there yet. With --keep_images no, all of them."""
+        return set(images.missing(self.path, self.names) if self.options.keep_images else self.names)
+
+    def chains_with(self, names: set[str]) -> list[int]:
+        """The chains that have one of these pictures."""
+        return [i for i, files in enumerate(self.files) if not names.isdisjoint(files)]
+
+    def evaluations(self, batch_size: int) -> int:
+        """How often this rank evaluates the network on a batch to make what is missing."""
+        batches = len({i // batch_size for i in self.chains_with(self.missing())})
+        steps = SAMPLERS[self.sampling.sample_type].evaluations(len(self.sampling.timesteps))
+        return -(-batches // distributed.world_size()) * steps
+
+    def identity(self, weights: str) -> dict[str, Any]:
+        """Everything that decides the pixels, as plain JSON values. weights: their hash."""
+        config, data = self.diffusion.config, self.diffusion.config.data
+        takes_eta = SAMPLERS[self.sampling.sample_type].takes_eta
+        return {
+            "mode": self.options.mode,
+            "weights": weights,
+            "image": {
+                "size": data.image_size, "rescaled": data.rescaled, "logit_transform": data.logit_transform,
+            },
+            "diffusion": asdict(config.diffusion),
+            "sample_type": self.sampling.sample_type,
+            "eta": self.sampling.eta if takes_eta else None,
+            "seed": self.sampling.seed,
+            "precision": precision_in_words(self.options.precision, self.diffusion.device),
+            "timesteps": list(self.sampling.timesteps),
+        }  # fmt: skip
+
+    def check(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """How the manifest says the last images were made. Raises Refusal for the folder of another run."""
+        content = manifest.check(self.path, identity, len(self.names))
+        return content["parts"][-1] if content and content["parts"] else {}
+
+    @contextmanager
+    def locked(self, identity: dict[str, Any], record: dict[str, Any]) -> Iterator[set[str]]:
+        """Lock the folder for all ranks, write its manifest, and give the pictures that are missing."""
+        with ExitStack() as stack:
+            with distributed.main_first():
+                if distributed.is_main():
+                    stack.enter_context(files.locked(self.path))
+                    if self.options.keep_images:
+                        manifest.claim(self.path, identity, len(self.names), record)
+            missing = self.missing()
+            distributed.barrier()  # every rank has looked before one writes
+            yield missing
+            distributed.barrier()
 
 
-def names_of(options: Options, steps: int) -> list[str]:
-    """The files of a folder: {i}.png, or {chain}_{step}.png step by step for a sequence of so many steps."""
-    if options.mode == "sequence":
-        return [f"{j}_{i}.png" for i in range(steps) for j in range(SEQUENCE_CHAINS)]
-    return [f"{i}.png" for i in range(options.num_samples if options.mode == "fid" else INTERPOLATION_POINTS)]
+def fill(
+    folder: Folder,
+    loaded: Loaded,
+    speed: Speed,
+    evaluator: Evaluator | None = None,
+    later: Sequence[Folder] = (),
+    *,
+    reuse: bool = False,
+) -> dict[str, Any] | None:
+    """Make the pictures that are missing, measure them, and draw the contact sheet. Returns the measurement.
 
-
-def recorded(job: Job, n: int) -> dict[str, Any]:
-    """What the folder's manifest records of its last part, nothing of a new one; `missing` gives it.
-
-    Raises Refusal where the folder is not for these n images.
+    later: the folders still to come; their work counts in the decision to compile.
+    reuse: return a stored measurement instead of a new one, if no picture is missing.
     """
-    there = manifest.check(job.folder, job.decides, n)
-    return there["parts"][-1] if there and there["parts"] else {}
+    options, diffusion, path, n = folder.options, folder.diffusion, folder.path, len(folder.files)
+    began = time.monotonic()
+
+    # Refuse a folder with other images. Return early if this one is complete and measured.
+    identity = folder.identity(loaded.hash)
+    previous = folder.check(identity)
+    if evaluator:
+        measured = measurements.find(path, identity, evaluator.deciding(n), evaluator.metrics)
+        if measured and reuse and (not options.keep_images or not folder.missing()):
+            logging.info(f"measured already: {measurements.path_of(path)}")
+            return measured
+
+    # Choose the batch, and compile if that pays.
+    batch_size = n if folder.task.one_batch else speed.batch_size(previous)
+    evaluations = sum(each.evaluations(batch_size) for each in (folder, *later))
+    compiled = speed.compile_if_it_pays(batch_size, evaluations, previous)
+
+    record = {
+        "checkpoint": str(loaded.path), "kind": loaded.kind, "config": options.config,
+        "device": str(diffusion.device), "batch_size": batch_size, "compiled": compiled,
+    }  # fmt: skip
+    with folder.locked(identity, record) as missing:
+        _announce(folder, missing, batch_size, identity["precision"])
+        samples = evaluator.samples(n, batch_size, path, diffusion.image_shape) if evaluator else None
+        with images.png_writer(path, diffusion.device) as write:
+            for names, pictures in _made(folder, missing, batch_size, samples):
+                write(names, pictures)
+        measured = evaluator.measure(samples, identity, began) if evaluator and samples else None
+    if options.keep_images and distributed.is_main():
+        sheet = path.with_name(f"{path.name}.png")
+        images.sheet_of_files(sheet, path, folder.task.sheet(n, len(folder.sampling.timesteps)))
+        print(f"{len(folder.names)} images in {path}, contact sheet {sheet}")
+    return measured
 
 
-@contextmanager
-def missing(job: Job, names: Sequence[str], **how: object) -> Iterator[list[int]]:
-    """Hold the folder for this job and give the positions of the names that are not there yet; `how` is recorded."""
-    manifest.check(
-        job.folder, job.decides, len(names)
-    )  # before the lock, which is a file: a refusal writes nothing
-    with ExitStack() as stack:
-        with distributed.main_first():
-            if distributed.is_main():
-                stack.enter_context(files.locked(job.folder))
-                manifest.claim(job.folder, job.decides, len(names), job.records | how)
-        todo = images.missing(job.folder, names)
-        distributed.barrier()  # every rank has looked before one writes
-        yield todo
-        distributed.barrier()
+def _made(
+    folder: Folder, missing: set[str], batch_size: int, samples: Samples | None
+) -> Iterator[tuple[list[str], Tensor]]:
+    """This rank's missing pictures: names, uint8 (b, c, h, w). Finished ones are read into `samples`."""
+    # Share out the batches.
+    chains = folder.chains_with(missing)
+    unfinished = sorted({i // batch_size for i in chains})
+    rank, ranks = distributed.rank(), distributed.world_size()
+    if samples:
+        finished = sorted(set(range(-(-len(folder.files) // batch_size))).difference(unfinished))
+        samples.read(finished[rank::ranks])
+    mine = set(unfinished[rank::ranks])
+    chains = [i for i in chains if i // batch_size in mine]
+
+    # Make them.
+    task, steps = folder.task, len(folder.sampling.timesteps)
+    began, since = 0.0, 0  # pictures since the first batch, which may compile
+    with progress_bar(len(mine) * steps, unit="step", desc=folder.options.mode) as bar:
+        pictures = partial(_pictures_with_bar, task, bar)
+        how = (folder.sampling, batch_size, task.start, pictures)
+        for batch in folder.diffusion.sample_batches(chains, *how):
+            if samples:
+                samples.add(batch.chains, batch.images)
+            names = [folder.files[i][batch.k] for i in batch.chains]
+            rows = [row for row, name in enumerate(names) if name in missing]
+            if rows and folder.options.keep_images:
+                made = batch.images if len(rows) == len(names) else batch.images[rows]
+                yield [names[row] for row in rows], made
+            began, since = (began, since + len(names)) if began else (time.monotonic(), 0)
+    if since:
+        seconds = time.monotonic() - began
+        rate = f"{since * steps / len(folder.files[0]) / seconds:.4g} evaluations/s a process"
+        logging.info(f"after the first batch, {since} images in {seconds:.3f} s: {rate}")
 
 
-@contextmanager
-def held(folder: Path, n: int) -> Iterator[list[int]]:
-    """Hold the folder's name for numbers without images, and give all n of them to make."""
-    with ExitStack() as stack:
-        with distributed.main_first():
-            if distributed.is_main():
-                stack.enter_context(files.locked(folder))
-        yield list(range(n))
-        distributed.barrier()
+def _pictures_with_bar(task: Task, bar: tqdm, steps: Iterator[Step]) -> Iterator[Tensor]:
+    def counted() -> Iterator[Step]:
+        for step in steps:
+            yield step
+            bar.update()
+
+    return task.pictures(counted())
 
 
-def announce(options: Options, job: Job, to_make: int, there: int, how: str) -> None:
-    timesteps, device = job.sampling.timesteps, job.diffusion.device
+def _announce(folder: Folder, missing: set[str], batch_size: int, precision: str) -> None:
+    timesteps, device = folder.sampling.timesteps, folder.diffusion.device
+    done = len(folder.names) - len(missing)
     logging.info(
-        f"{options.timesteps} steps asked, {len(timesteps)} evaluated, t from {timesteps[-1]} to {timesteps[0]}; "
-        f"{to_make} images to make {how}, {there} already there; {job.decides['precision']} on {device}"
+        f"{folder.options.S} steps asked, {len(timesteps)} evaluated, t from {timesteps[-1]} to "
+        f"{timesteps[0]}; {len(missing)} images to make in batches of {batch_size}, {done} already there; "
+        f"{precision} on {device}"
     )
-
-
-def finish(job: Job, rows: Sequence[Sequence[str]], n: int) -> None:
-    """Write the contact sheet of the files `rows` and name it."""
-    if distributed.is_main():
-        sheet = job.folder.with_name(f"{job.folder.name}.png")
-        images.contact_sheet(sheet, job.folder, rows)
-        print(f"{n} images in {job.folder}, contact sheet {sheet}")

@@ -1,8 +1,10 @@
 """What a checkpoint is, in a few lines."""
 
+import itertools
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from configs import CONFIG_DIR, Config, load_config
 from configs.options import Options
@@ -10,67 +12,90 @@ from configs.refusal import Refusal
 from functions.disk import files
 from functions.runtime import distributed
 from functions.weights import check_fit, diffusers_config, identify, pretrained, weights_hash
-from functions.weights.architecture import infer
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import build_unet
 
 
 def inspect(options: Options, config: Config | None) -> None:
     """Print the format, the network, the weights and their hash, the step, and the configs it fits."""
-    path = pretrained.locate(options.inspect or "")
-    format_, checkpoint = identify(path)
+    path = pretrained.locate(options.inspect)
+    file_format, checkpoint = identify(path)
     if not distributed.is_main():
         return
-    lines = {"checkpoint": str(path), "format": format_, "network": str(infer(checkpoint.model, str(path)))}
-    lines["parameters"] = (
-        f"{sum(value.numel() for value in checkpoint.model.values()):,} in {len(checkpoint.model)} tensors"
-    )
-    lines |= _weights(checkpoint) | _origin(path)
+    model = checkpoint.model
+    lines = {
+        "checkpoint": str(path),
+        "format": file_format,
+        "network": network_of(model, str(path)),
+        "parameters": f"{sum(value.numel() for value in model.values()):,} in {len(model)} tensors",
+        **_weights(checkpoint),
+    }
+    if path.is_file():
+        lines["md5"] = _md5(path)
     lines["training"] = _training(checkpoint)
     if diffusers_config.is_folder(path):
-        diffusion = diffusers_config.read(path).diffusion
-        lines["schedule"] = (
-            f"{diffusion.beta_schedule} from {diffusion.beta_start:g} to {diffusion.beta_end:g}, "
-            f"{diffusion.num_diffusion_timesteps} timesteps"
-        )
-    shipped = {file.name: load_config(file.name) for file in sorted(CONFIG_DIR.glob("*.yml"))}
-    lines["fits"] = (
-        ", ".join(name for name, c in shipped.items() if _misfit(path, checkpoint, c) is None)
-        or "no shipped config"
-    )
+        schedule = diffusers_config.read(path).diffusion
+        T = schedule.num_diffusion_timesteps
+        lines["schedule"] = f"{diffusers_config.in_words(schedule)}, {T} timesteps"
+    names = sorted(file.name for file in CONFIG_DIR.glob("*.yml"))
+    fitting = [name for name in names if _misfit(path, checkpoint, load_config(name)) is None]
+    lines["fits"] = ", ".join(fitting) or "no shipped config"
     if config is not None:
         lines[options.config] = _misfit(path, checkpoint, config) or "fits"
     for name, line in lines.items():
         print(f"{name}: {line}")
 
 
+def network_of(weights: dict[str, Tensor], source: str) -> str:
+    """The network, told by names and shapes of its weights. Raises Refusal for those of another program."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in weights:
+            raise Refusal(f"{source} has no parameter {name}: it is not a network of this program")
+        return tuple(weights[name].shape)
+
+    def count(name: str) -> int:
+        return next(n for n in itertools.count() if name.format(n) not in weights)
+
+    ch, in_channels = shape("conv_in.weight")[:2]
+    levels = range(max(1, count("down.{}.block.0.conv1.weight")))
+    attention = ", ".join(str(i) for i in levels if f"down.{i}.attn.0.q.weight" in weights)
+    words = [
+        f"{in_channels} channels to {shape('conv_out.weight')[0]}",
+        f"ch {ch}",
+        f"ch_mult {[shape(f'down.{i}.block.0.conv1.weight')[0] // ch for i in levels]}",
+        f"num_res_blocks {count('down.0.block.{}.conv1.weight')}",
+        f"attention at level {attention or 'none'} (0 is the image's size, each next one half of it)",
+    ]
+    if len(levels) > 1 and "down.0.downsample.conv.weight" not in weights:
+        words.append("resamp_with_conv false")
+    if "logvar" in weights:
+        words.append("bayesian")
+    return ", ".join(words)
+
+
 def _weights(checkpoint: Checkpoint) -> dict[str, str]:
-    """Which sets there are, how far they differ, and the hash of each, which is the one in manifests."""
+    """Raw or EMA, how far they differ, and the hash of each, which is the one in manifests."""
     raw, ema = checkpoint.model, checkpoint.ema
     if ema is None:
-        kind = (
-            "one set, not said whether raw or EMA" if checkpoint.optimizer is None else "raw, without an EMA"
-        )
+        bare = checkpoint.optimizer is None
+        kind = "one set, not said whether raw or EMA" if bare else "raw, without an EMA"
         return {"weights": kind, "hash": weights_hash(raw)}
-    common = [name for name in raw if name in ema and raw[name].shape == ema[name].shape]
-    difference, where = max(
-        ((raw[name].float() - ema[name].float()).abs().max().item(), name) for name in common
+    difference, name = max(
+        ((value.float() - ema[name].float()).abs().max().item(), name)
+        for name, value in raw.items()
+        if name in ema and ema[name].shape == value.shape
     )
-    differ = f"they differ by up to {difference:g}, in {where}" if difference else "they are equal"
-    return {
-        "weights": f"raw and EMA; {differ}",
-        "hash (raw)": weights_hash(raw),
-        "hash (EMA)": weights_hash(ema),
-    }
+    differ = f"they differ by up to {difference:g}, in {name}" if difference else "they are equal"
+    hashes = {"hash (raw)": weights_hash(raw), "hash (EMA)": weights_hash(ema)}
+    return {"weights": f"raw and EMA; {differ}", **hashes}
 
 
-def _origin(path: Path) -> dict[str, str]:
-    """Whose weights a file is, where its md5 is a published one."""
-    if path.is_dir():
-        return {}
+def _md5(path: Path) -> str:
+    """The file's md5, and the name it was published by."""
     md5 = files.digest(path, "md5")
     names = [weights.name for weights in pretrained.PUBLISHED.values() if weights.md5 == md5]
-    return {"md5": md5 + (f", that of the published {names[0]}" if names else "")}
+    return md5 + (f", that of the published {names[0]}" if names else "")
 
 
 def _training(checkpoint: Checkpoint) -> str:

@@ -1,27 +1,30 @@
-"""Training, read from top to bottom."""
+"""The training loop."""
 
 import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from configs import Config
 from configs.options import Options
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, training_order
 from datasets.scaling import as_trained_on
 from functions.disk import files
-from functions.noise import BatchDraws, Stream, derived_seed, initial_noise, step_generator
+from functions.noise import BatchDraws, Stream, derived_seed, step_generator
 from functions.objectives import loss_by_quarter, noise_estimation_loss
-from functions.runtime import acceleration, distributed
+from functions.runtime import distributed
+from functions.runtime.compilation import CompiledForBatches, seconds_of, should_compile
+from functions.runtime.memory import on_device
+from functions.runtime.precision import autocast, precision_in_words
 from functions.samplers import Model, last
 from runners.diffusion import Diffusion, Sampling
-from runners.evaluation.bound import validation_loss
+from runners.evaluation.loss import validation_loss
 from runners.training import run_folder
 from runners.training.report import Report
 from runners.training.state import TrainingState
@@ -29,44 +32,54 @@ from runners.training.state import TrainingState
 GRID_IMAGES, GRID_STEPS = 8, 10
 
 
-def train(options: Options, config: Config, device: torch.device) -> None:
-    """Train the config's network as the run `doc`, anew or from its last checkpoint."""
+class Draws(NamedTuple):
+    """This rank's part of a batch: x0 and eps (b, c, h, w) in the model's range, t int64 (b,)."""
+
+    x0: Tensor
+    t: Tensor
+    eps: Tensor
+
+
+def train(diffusion: Diffusion, options: Options) -> None:
+    """Train the network as the run `doc`, from the start or from its last checkpoint."""
+    config = diffusion.config
     checkpoint = run_folder.checkpoint_to_resume(options)
     if checkpoint is None and not run_folder.may_begin(options):
         return
+
+    # Read the data.
     root = dataset_root(config.data, options.exp, options.data)
     with distributed.main_first():
         dataset = get_dataset(config.data, root, train=True)
         test_set = get_dataset(config.data, root, train=False)
 
+    # Start from random weights, or where the run stopped.
     seed = options.seed
-    if checkpoint is not None and checkpoint.seed is not None and not options.seed_given:
+    if checkpoint is not None and checkpoint.seed is not None and "seed" not in options.given:
         seed = checkpoint.seed
-    torch.manual_seed(derived_seed(seed, Stream.INIT))
-    diffusion = Diffusion(config, device)
-    state = TrainingState(diffusion.model, config, seed)
+    torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
+    state = TrainingState(diffusion, seed)
     if checkpoint is not None:
         state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
-
     last_step = final_step(state, len(dataset))
     if state.step >= last_step:
         logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")
         return
-    is_main = distributed.is_main()
+
+    # Lock the run's folder, and train.
     with ExitStack() as stack:
         with distributed.main_first():
-            if is_main:
+            if distributed.is_main():
                 stack.enter_context(files.locked(options.log_dir))
                 if checkpoint is None:
                     run_folder.begin(options, config)
-        with Report(options, config, state.step, last_step, state.seed) as report:
-            _describe(options, diffusion, state, len(dataset), test_set, last_step)
-            _loop(options, diffusion, state, dataset, test_set, last_step, report)
+        report = stack.enter_context(Report(options, config, state.step, last_step, state.seed))
+        _describe(options, state, len(dataset), test_set, last_step)
+        _loop(options, state, dataset, test_set, last_step, report)
 
 
 def _loop(
     options: Options,
-    diffusion: Diffusion,
     state: TrainingState,
     dataset: Images,
     test_set: Images | None,
@@ -74,157 +87,137 @@ def _loop(
     report: Report,
 ) -> None:
     """From the state's position in the data to `last_step`."""
-    config, device = diffusion.config, diffusion.device
-    training = config.training
-    model = distributed.parallel(state.model.train())
-    forward = _compiled_where_it_repays(options, diffusion, model, last_step)
-    losses_of = partial(noise_estimation_loss, forward, alphas_cumprod=diffusion.alphas_cumprod.to(device))
+    diffusion, device = state.diffusion, state.diffusion.device
+    config, training = diffusion.config, diffusion.config.training
+    parallel = distributed.parallel(diffusion.model.train())
+    network = _compiled_if_it_pays(options, diffusion, parallel, last_step)
+    alphas_cumprod, prediction = diffusion.alphas_cumprod.to(device), diffusion.prediction
+    losses_of = partial(noise_estimation_loss, network, alphas_cumprod=alphas_cumprod, prediction=prediction)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
-    order = training_order(
-        len(dataset), training.batch_size, state.seed, state.epoch, state.images_seen, training.n_epochs
-    )
-    dataset = acceleration.on_device(dataset, device) if isinstance(dataset, Tensor) else dataset
+    n, position = len(dataset), (state.seed, state.epoch, state.images_seen)
+    order = training_order(n, training.batch_size, *position, training.n_epochs)
+    dataset = on_device(dataset, device) if isinstance(dataset, Tensor) else dataset
     for batch, images in report.awaiting(load(dataset, order, distributed.share_of, config.data.num_workers)):
         state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
 
         # Draw what is random.
-        x0, t, eps = _draw(diffusion, state, images, batch.size)
+        draws = _draw(state, images, batch.size)
         torch.manual_seed(derived_seed(state.seed, Stream.DROPOUT, state.step, distributed.rank()))
 
         # Differentiate.
         state.optimizer.zero_grad()
-        losses = _backward(losses_of, model, (x0, t, eps), options.precision, training.accumulate, batch.size)
+        losses = _backward(losses_of, parallel, draws, options.precision, training.accumulate, batch.size)
 
         # Take the step.
-        grad_norm = clip_grad_norm_(state.model.parameters(), max_norm)
+        grad_norm = clip_grad_norm_(diffusion.model.parameters(), max_norm)
         state.optimizer.step()
 
         # Update the average.
         if state.ema:
-            state.ema.update(state.model)
+            state.ema.update(diffusion.model)
 
         # Report.
-        counted = distributed.weight_of_share(batch.size) * loss_by_quarter(
-            losses, t, config.diffusion.num_diffusion_timesteps
-        )
-        report.step(state.step, distributed.all_reduce_sum(counted), grad_norm)
+        by_quarter = distributed.weight_of_share(batch.size) * loss_by_quarter(losses, draws.t, diffusion.T)
+        report.step(state.step, distributed.all_reduce_sum(by_quarter), grad_norm)
 
         # Validate.
         if test_set is not None and state.step % training.validation_freq == 0:
             report.read()
-            with _evaluating(state):
+            with _evaluating(diffusion):
                 report.validation(state.step, validation_loss(diffusion, test_set, state.seed))
 
-        # Save, after a look at the losses so far: a run that diverged keeps its last good snapshot.
-        if state.step == 1 or state.step % training.snapshot_freq == 0 or state.step == last_step:
+        # Save. Reading the losses first stops a run that diverged, which keeps its last good snapshot.
+        if run_folder.is_snapshot(state.step, last_step, training.snapshot_freq):
             report.read()
             if distributed.is_main():
                 run_folder.save(options, state.checkpoint())
-                report.samples(state.step, _samples(diffusion, state))
+                report.samples(state.step, _samples(state))
             distributed.barrier()
 
         if state.step == last_step:
             break
 
 
-def _backward(
-    losses_of: Callable[..., Tensor],
-    model: nn.Module,
-    draws: tuple[Tensor, Tensor, Tensor],
-    precision: str,
-    parts: int,
-    n: int,
-) -> Tensor:
-    """Add the gradients of the mean loss over the global batch of n, from this rank's draws; give their losses (b,).
+def _draw(state: TrainingState, images: Tensor, n: int) -> Draws:
+    """From this rank's uint8 images, and random numbers that (seed, step) decides for all n of the batch."""
+    diffusion, device = state.diffusion, state.diffusion.device
+    generator = step_generator(device, state.seed, Stream.TRAIN, state.step)
+    draws = BatchDraws(generator, n, distributed.share_of(n))
+    images = images.to(device, non_blocking=device.type == "cuda")
+    x0 = as_trained_on(images, diffusion.config.data, draws)
+    return Draws(x0, draws.t(diffusion.T), draws.normal(*x0.shape[1:]))
 
-    Gradients are averaged over the ranks, so a rank's sum counts world_size-fold.
+
+def _backward(
+    losses_of: Callable[..., Tensor], model: nn.Module, draws: Draws, precision: str, parts: int, n: int
+) -> Tensor:
+    """Add the gradients of the mean loss over the global batch of n. Returns this rank's losses (b,).
+
+    Gradients are averaged over the ranks, so a rank's sum counts world_size times.
     """
     scale = distributed.weight_of_share(n) * distributed.world_size() / n
-    of_parts = []
+    losses_of_parts = []
     chunks = list(zip(*(drawn.chunk(parts) for drawn in draws), strict=True))
     for k, chunk in enumerate(chunks):
         with distributed.without_averaging(model) if k < len(chunks) - 1 else nullcontext():
-            with acceleration.autocast(precision, draws[0].device):
+            with autocast(precision, draws.x0.device):
                 losses = losses_of(*chunk)
             (losses.sum() * scale).backward()
-        of_parts.append(losses.detach())
-    return torch.cat(of_parts)
+        losses_of_parts.append(losses.detach())
+    return torch.cat(losses_of_parts)
 
 
-def _compiled_where_it_repays(options: Options, diffusion: Diffusion, model: nn.Module, steps: int) -> Model:
-    """The model as the loop calls it. What the steps would take uncompiled is reckoned from one forward and backward pass.
+def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Module, steps: int) -> Model:
+    """The model as the loop calls it. One forward and backward pass tells how long the steps would take.
 
-    All steps of the run count, not those that are left: a resumed run computes as it began.
+    The steps of the whole run count, so that a resumed run makes the same choice.
     """
     training, device = diffusion.config.training, diffusion.device
     rows = distributed.share_of(training.batch_size)
-    x = torch.zeros(
-        -(-(rows.stop - rows.start) // training.accumulate), *diffusion.image_shape, device=device
-    )
-    t = torch.zeros(len(x), dtype=torch.long, device=device)
+    n = -(-(rows.stop - rows.start) // training.accumulate)
+    x = torch.zeros(n, *diffusion.image_shape, device=device)
+    t = torch.zeros(n, dtype=torch.long, device=device)
 
     def one_pass() -> None:
-        with acceleration.autocast(options.precision, device):
-            eps = diffusion.model(x, t)
-        eps.float().sum().backward()
+        with autocast(options.precision, device):
+            output = diffusion.model(x, t)
+        output.float().sum().backward()
         diffusion.model.zero_grad()
 
-    def seconds_left() -> float:
-        return steps * training.accumulate * acceleration.seconds_of(one_pass, device)
+    def seconds_of_run() -> float:
+        return steps * training.accumulate * seconds_of(one_pass, device)
 
-    if distributed.least(acceleration.should_compile(options.compile, device, seconds_left), device):
-        return acceleration.CompiledForBatches(model, len(x), graphs=training.accumulate == 1)
+    if distributed.min_over_ranks(should_compile(options.compile, device, seconds_of_run), device):
+        return CompiledForBatches(model, n, graphs=training.accumulate == 1)
     return model
-
-
-def _draw(
-    diffusion: Diffusion, state: TrainingState, images: Tensor, n: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 from this rank's uint8 images, and its t and eps, out of draws for the whole batch of n by (seed, step)."""
-    data, device = diffusion.config.data, diffusion.device
-    draws = BatchDraws(
-        step_generator(device, state.seed, Stream.TRAIN, state.step), n, distributed.share_of(n)
-    )
-    x0 = as_trained_on(images.to(device, non_blocking=device.type == "cuda"), data, draws)
-    return (
-        x0,
-        draws.timesteps(diffusion.config.diffusion.num_diffusion_timesteps),
-        draws.normal(*x0.shape[1:]),
-    )
 
 
 def final_step(state: TrainingState, length: int) -> int:
     """The number of the last step: n_epochs or n_iters, whichever ends first."""
-    training = state.config.training
+    training = state.diffusion.config.training
     this_epoch = -(-max(0, length - state.images_seen) // training.batch_size)
     later = (training.n_epochs - state.epoch - 1) * -(-length // training.batch_size)
     return min(training.n_iters, state.step + max(0, this_epoch + later))
 
 
 def _describe(
-    options: Options,
-    diffusion: Diffusion,
-    state: TrainingState,
-    length: int,
-    test_set: Images | None,
-    last_step: int,
+    options: Options, state: TrainingState, length: int, test_set: Images | None, last_step: int
 ) -> None:
-    config = diffusion.config
+    diffusion, config = state.diffusion, state.diffusion.config
     if options.comment:
         logging.info(f"comment: {options.comment}")
-    parameters = sum(p.numel() for p in state.model.parameters())
-    begin = f"continuing after step {state.step}" if state.step else "from the start"
     parts = f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else ""
     processes = f" in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
     logging.info(
-        f"training on {length} images of {config.data.dataset}, {begin} to step {last_step}, "
-        f"batch {config.training.batch_size}{parts}, {parameters:,} parameters, seed {state.seed}, "
-        f"{acceleration.precision_in_words(options.precision, diffusion.device)} on {diffusion.device}{processes}"
+        f"training on {length} images of {config.data.dataset}, "
+        f"{f'continuing after step {state.step}' if state.step else 'from the start'} to step {last_step}, "
+        f"batch {config.training.batch_size}{parts}, "
+        f"{sum(p.numel() for p in diffusion.model.parameters()):,} parameters, seed {state.seed}, "
+        f"{precision_in_words(options.precision, diffusion.device)} on {diffusion.device}{processes}"
     )
     if test_set is None:
-        root = dataset_root(config.data, options.exp, options.data)
-        would_be = test_split_would_be(config.data, root)
+        would_be = test_split_would_be(config.data, dataset_root(config.data, options.exp, options.data))
         logging.info(f"these data have no test split, so there will be no validation_loss ({would_be})")
     if config.optim.grad_clip is None:
         logging.info("gradients are not clipped: the config has no optim.grad_clip")
@@ -232,23 +225,22 @@ def _describe(
         logging.debug("sampling.last_only is accepted and does nothing: no trajectory is ever kept")
 
 
-def _samples(diffusion: Diffusion, state: TrainingState) -> Tensor:
+def _samples(state: TrainingState) -> Tensor:
     """A few images from the same x_T at every snapshot: uint8 (n, c, h, w)."""
-    T = diffusion.config.diffusion.num_diffusion_timesteps
+    diffusion, T = state.diffusion, state.diffusion.T
     timesteps = [t for t in range(0, T, -(-T // GRID_STEPS)) if diffusion.alphas_cumprod[t + 1] > 0]
     sampling = Sampling(tuple(timesteps), "generalized", 0.0, state.seed)
-    x = initial_noise(state.seed, range(GRID_IMAGES), diffusion.image_shape)
-    with _evaluating(state):
-        x = last(diffusion.denoise(x, range(GRID_IMAGES), sampling)).x
+    with _evaluating(diffusion):
+        x = last(diffusion.denoise(diffusion.latents(range(GRID_IMAGES), state.seed), sampling)).x
     return diffusion.to_images(x.nan_to_num())  # a poor picture is no reason to stop
 
 
 @contextmanager
-def _evaluating(state: TrainingState) -> Iterator[None]:
-    """Inside the block the model is the average, where there is one, and does not drop out."""
-    state.model.eval()
+def _evaluating(diffusion: Diffusion) -> Iterator[None]:
+    """Inside the block the model has the averaged weights, where there are any, and dropout is off."""
+    diffusion.model.eval()
     try:
-        with state.ema.average_weights(state.model) if state.ema else nullcontext():
+        with diffusion.ema.average_weights(diffusion.model) if diffusion.ema else nullcontext():
             yield
     finally:
-        state.model.train()
+        diffusion.model.train()

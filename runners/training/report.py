@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
@@ -26,9 +25,9 @@ SECONDS_BETWEEN_READS = 2.0
 
 
 class Report:
-    """Collects each step's numbers on the device and reads them in blocks, so that no step waits for the last.
+    """Collects the steps' numbers on the device and reads them in blocks: no step waits for the last one.
 
-    Rank 0 writes; the other ranks hold a silent one. Opens its files on entering a `with` block.
+    Rank 0 writes; on other ranks it is silent. Its files are open within a `with` block.
     """
 
     def __init__(self, options: Options, config: Config, step: int, total: int, seed: int):
@@ -49,9 +48,7 @@ class Report:
         self.bar = progress_bar(self.total, initial=self.start, unit="step", desc="training")
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.bar.close()
         if distributed.is_main():
             if error is not None:
@@ -61,7 +58,7 @@ class Report:
             self.handler.close()
 
     def awaiting(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """The batches, with the time that the loop waits for them counted."""
+        """The batches; the time that the loop waits for them is counted."""
         while True:
             begin = time.monotonic()
             batch = next(batches, None)
@@ -71,60 +68,63 @@ class Report:
             yield batch
 
     def step(self, step: int, by_quarter: Tensor, grad_norm: Tensor) -> None:
-        """Take a step's numbers, still on the device: `loss_by_quarter` of the whole batch, and the gradient's norm."""
+        """Take a step's numbers, still on the device: the batch's `loss_by_quarter` and the gradient norm."""
         if distributed.is_main():
             self.pending.append((step, by_quarter, grad_norm))
             if time.monotonic() - self.read_at > SECONDS_BETWEEN_READS:
                 self.read()
 
     def read(self) -> None:
-        """Write what is pending. Raises FloatingPointError at the first step whose loss or gradient is not finite."""
+        """Write what is pending. Raises FloatingPointError at the first loss or gradient not finite."""
         if not self.pending:
             return
+        # Fetch the numbers, which waits for the device.
         steps, by_quarter, grad_norms = zip(*self.pending, strict=True)
-        sums, counts = torch.stack(by_quarter).cpu().double().unbind(1)  # steps 4; waits for the device
-        losses = (sums.sum(1) / counts.sum(1)).tolist()
-        now = time.monotonic()
-        rate, waiting = counts.sum().item() / (now - self.read_at), self.waited / (now - self.read_at)
+        sums, counts = torch.stack(by_quarter).cpu().double().unbind(1)  # steps 4
+        losses, norms = (sums.sum(1) / counts.sum(1)).tolist(), torch.stack(grad_norms).tolist()
+        seconds, waited = time.monotonic() - self.read_at, self.waited
         self.pending = []
-        self._begin_block(now)
-        for step, loss, grad_norm in zip(steps, losses, torch.stack(grad_norms).tolist(), strict=True):
+        self._begin_block()
+
+        # Each step's.
+        for step, loss, grad_norm in zip(steps, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 raise FloatingPointError(
                     f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; "
                     "stopped before a snapshot, the last one is kept: try a smaller optim.lr"
                 )
             self.steps.info(f"step: {step}, loss: {loss}")
-            self.writer.add_scalar("loss", loss, step)
-            self.writer.add_scalar("grad_norm", grad_norm, step)
-        for name, total, count in zip(
-            self._quarters(), sums.sum(0).tolist(), counts.sum(0).tolist(), strict=True
-        ):
-            if count:
-                self.writer.add_scalar(f"loss_by_timestep/{name}", total / count, step)
-        self.writer.add_scalar("learning_rate", self.config.optim.lr, step)
-        self.writer.add_scalar("images_per_second", rate, step)
-        self.writer.add_scalar("share_of_time_waiting_for_data", waiting, step)
-        self.bar.set_postfix(
-            loss=f"{loss:.4g}", images_per_s=f"{rate:.4g}", data_wait=f"{waiting:.0%}", refresh=False
-        )
+            self._scalars(step, {"loss": loss, "grad_norm": grad_norm})
+
+        # The block's.
+        rate, waiting = counts.sum().item() / seconds, waited / seconds
+        totals = zip(self._quarters(), sums.sum(0).tolist(), counts.sum(0).tolist(), strict=True)
+        self._scalars(step, {f"loss_by_timestep/{name}": total / n for name, total, n in totals if n})
+        of_block = {"images_per_second": rate, "share_of_time_waiting_for_data": waiting}
+        self._scalars(step, {"learning_rate": self.config.optim.lr} | of_block)
+        shown = {"loss": f"{loss:.4g}", "images_per_s": f"{rate:.4g}", "data_wait": f"{waiting:.0%}"}
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update(len(steps))
 
     def validation(self, step: int, loss: float) -> None:
         if distributed.is_main():
             logging.info(f"step: {step}, validation_loss: {loss}")
-            self.writer.add_scalar("validation_loss", loss, step)
-            self._begin_block(time.monotonic())  # the time it took is not training's
+            self._scalars(step, {"validation_loss": loss})
+            self._begin_block()  # the time it took is not training's
 
     def samples(self, step: int, images: Tensor) -> None:
         """images: uint8 (n, c, h, w)."""
         if distributed.is_main():
             self.writer.add_images("samples", images, step)
             self.writer.flush()
-            self._begin_block(time.monotonic())
+            self._begin_block()
 
-    def _begin_block(self, now: float) -> None:
-        self.read_at, self.waited = now, 0.0
+    def _begin_block(self) -> None:
+        self.read_at, self.waited = time.monotonic(), 0.0
+
+    def _scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
 
     def _quarters(self) -> list[str]:
         """The first and the last timestep of each quarter, as TensorBoard sorts them."""
@@ -135,14 +135,10 @@ class Report:
 
     def _hyperparameters(self) -> None:
         """The config as text, and as a row of TensorBoard's HPARAMS table with the run's last losses."""
-        self.writer.add_text(
-            "config", "".join(f"    {line}\n" for line in to_yaml(self.config).splitlines()), self.start
-        )
-        values: dict[str, Any] = {
-            "seed": self.seed,
-            "precision": self.options.precision,
-            "processes": distributed.world_size(),
-        }
+        text = "".join(f"    {line}\n" for line in to_yaml(self.config).splitlines())
+        self.writer.add_text("config", text, self.start)
+        values: dict[str, Any] = {"seed": self.seed, "precision": self.options.precision}
+        values["processes"] = distributed.world_size()
         for section, keys in asdict(self.config).items():
             for key, value in keys.items():
                 if value is not None:

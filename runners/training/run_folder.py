@@ -1,4 +1,4 @@
-"""A training run on disk: {exp}/logs/{doc} with its checkpoints and config.yml, and {exp}/tensorboard/{doc}."""
+"""A training run on disk: {exp}/logs/{doc} with checkpoints and config.yml, and {exp}/tensorboard/{doc}."""
 
 import logging
 import sys
@@ -19,21 +19,21 @@ def checkpoint_to_resume(options: Options) -> Checkpoint | None:
         return None
     if not path.exists():
         raise Refusal(
-            f"--resume_training: there is no run to continue, for {path} does not exist; auto would start one"
+            f"--resume_training: there is no run to continue: {path} does not exist; auto starts one"
         )
     return load_checkpoint(path)
 
 
 def may_begin(options: Options) -> bool:
-    """Whether a new run may have the folder's name. Raises Refusal where a run is there and nobody can be asked."""
+    """Whether a new run may have this name; an old one moves aside. Raises Refusal if nobody can be asked."""
     if not any(map(files.has_content, (options.log_dir, options.tensorboard_dir))):
         return True
     if options.ni or options.resume_training == "auto":
         return True
     if distributed.under_torchrun() or sys.stdin is None or not sys.stdin.isatty():
         raise Refusal(
-            f"a run is in {options.log_dir} already: --resume_training continues it, --ni moves it aside and starts anew, "
-            "another --doc keeps both"
+            f"a run is in {options.log_dir} already: --resume_training continues it, --ni moves it aside and "
+            "starts anew, another --doc keeps both"
         )
     try:
         answer = input(f"A run is in {options.log_dir} already. Move it aside and start anew? [y/N] ")
@@ -43,14 +43,19 @@ def may_begin(options: Options) -> bool:
 
 
 def begin(options: Options, config: Config) -> None:
-    """Make the folder of a new run; an older run of the name is moved aside, never deleted."""
+    """Make the folder of a new run. An older run of that name is moved aside, never deleted."""
     for old, new in files.move_aside(options.log_dir, options.tensorboard_dir):
         logging.info(f"the run that was in {old} is now in {new}")
     files.write_text(options.log_dir / "config.yml", to_yaml(config))
 
 
+def is_snapshot(step: int, last_step: int, snapshot_freq: int) -> bool:
+    """Whether a checkpoint is saved after this step: the first, every `snapshot_freq`-th, and the last."""
+    return step == 1 or step % snapshot_freq == 0 or step == last_step
+
+
 def save(options: Options, checkpoint: Checkpoint) -> None:
-    """Write ckpt_{step}.pth, and make it ckpt.pth too: each is whole at every moment."""
+    """Write ckpt_{step}.pth, and make it ckpt.pth too. Each is whole at every moment."""
     path = options.log_dir / f"ckpt_{checkpoint.step}.pth"
     native.save(path, checkpoint)
     files.link(path, options.log_dir / "ckpt.pth")

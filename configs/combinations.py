@@ -1,0 +1,100 @@
+"""Which values a flag may take, and which flags go together. Each rule is a sentence that the user reads."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from configs.choices import TASKS
+from configs.options import Options
+from configs.refusal import Refusal
+
+GRID_FLAGS = ("timesteps", "eta", "sample_type", "seed", "ckpt")  # the flags that may repeat
+
+
+def check_values(given: dict[str, Any]) -> None:
+    """Raise Refusal for a flag whose value is out of its range. given: flags by name, only those typed."""
+    counts = [(flag, given[flag]) for flag in ("num_samples", "batch_size") if flag in given]
+    for flag, value in [*counts, *(("timesteps", S) for S in given.get("timesteps", []))]:
+        if value != "auto" and value < 1:
+            raise Refusal(f"--{flag} is {value}; it must be at least 1")
+    for eta in given.get("eta", []):
+        if not 0 <= eta <= 1:  # NaN is not in the range either
+            raise Refusal(f"--eta is {eta}; it must be from 0 (DDIM) to 1 (DDPM)")
+    for flag in (*GRID_FLAGS, "metrics"):
+        values = given.get(flag, [])
+        twice = next((value for k, value in enumerate(values) if value in values[:k]), None)
+        if twice is not None:
+            raise Refusal(f"--{flag} names {twice} twice; each cell of a grid is made once")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", given.get("device", "cpu")):
+        raise Refusal(f"--device is {given['device']!r}; it must be cpu, mps, cuda or cuda:N")
+    for flag in ("export", "inspect"):
+        if given.get(flag) == "":
+            raise Refusal(f"--{flag} is ''; it must be a path")
+    for flag in ("doc", "image_folder"):
+        if flag in given and Path(given[flag]).name in ("", ".."):
+            raise Refusal(f"--{flag} is {given[flag]!r}; it must be a folder's name")
+
+
+def check_combination(options: Options, *, sample: bool) -> None:
+    """Raise Refusal for flags that do not go together. sample: --sample was given."""
+    given, mode = options.given, options.mode
+    kinds = [f"--{task}" for task in TASKS if task in given]
+    if sample and len(kinds) != 1:
+        said = " and ".join(kinds) if kinds else "none"
+        raise Refusal(f"--sample goes with one of {', '.join(f'--{task}' for task in TASKS)}; {said} given")
+    if kinds and not sample:
+        raise Refusal(f"{kinds[0]} goes with --sample")
+    if {"ckpt", "use_pretrained"} <= given:
+        raise Refusal("--ckpt and --use_pretrained both name the weights; give one of them")
+
+    # What a flag goes with.
+    loads = sample or mode in ("test", "export")
+    in_batches, measures = mode in ("fid", "test"), bool(options.metrics)
+    rules = [
+        (("ckpt", "use_pretrained", "weights"), loads, "--sample, --test or --export"),
+        (("num_samples", "batch_size"), in_batches, "--sample --fid or --test"),
+        (("metrics",), mode == "fid", "--sample --fid"),
+        (("reference",), measures or mode == "test", "--metrics or --test"),
+        (("features", "keep_images"), measures, "--metrics"),
+        (("plan",), mode not in ("preview", "export", "inspect"), "training, --sample or --test"),
+    ]
+    for flags, fits, needed in rules:
+        for flag in flags:
+            if flag in given and not fits:
+                raise Refusal(f"--{flag} goes with {needed}")
+    if mode == "test" and options.reference not in ("test", "train"):
+        raise Refusal(f"--reference is {options.reference!r}; --test takes test or train")
+    counts = [options.step_counts, options.etas, options.sample_types, options.seeds, options.ckpts]
+    several = [flag for flag, values in zip(GRID_FLAGS, counts, strict=True) if len(values) > 1]
+    if several and mode != "fid":
+        raise Refusal(
+            f"several values of --{several[0]} make a grid, which goes with --sample --fid; give one value"
+        )
+
+    # What is needed.
+    if mode == "export":
+        _check_export(Path(options.export), options.weights)
+    if mode == "inspect":
+        return
+    if not options.config:
+        raise Refusal(
+            "--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own"
+        )
+    if "doc" not in given and not {"ckpt", "use_pretrained", "preview"} & given:
+        instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
+        raise Refusal(f"--doc is missing: it names the run's folder under {options.exp}/logs/{instead}")
+    for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
+        for path in (folder, *folder.parents):
+            if path.is_file():
+                raise Refusal(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
+
+
+def _check_export(path: Path, weights: str | None) -> None:
+    if path.suffix in (".ckpt", ".pt", ".bin"):
+        raise Refusal(
+            f"--export {path}: a file is .pth or .safetensors; any other name is a diffusers folder"
+        )
+    if path.suffix == ".pth" and weights is not None:
+        raise Refusal(f"--export {path} takes no --weights: upstream's format holds both")
+    if path.exists() or not path.name:
+        raise Refusal(f"--export {path} exists already, and nothing is overwritten; give another name")

@@ -1,0 +1,53 @@
+"""--sample: the folder of a single run, or a folder for each cell of a grid and a table of them."""
+
+import logging
+
+from configs.choices import SAMPLERS
+from configs.options import Options
+from functions.runtime import distributed
+from runners.diffusion import Diffusion
+from runners.evaluation import measurements
+from runners.evaluation.evaluator import Evaluator
+from runners.evaluation.published import published_fid
+from runners.load import load_weights
+from runners.sampling import cells, tables
+from runners.sampling.folder import Folder, fill
+from runners.sampling.tasks import TASKS
+from runners.speed import Speed
+
+
+def write_samples(diffusion: Diffusion, options: Options) -> None:
+    """Fill every folder that the options ask for, measure each if they ask for metrics, and print a table."""
+    config = diffusion.config
+    _hint(options, config.data.dataset)
+
+    # Refuse what can be refused before the work.
+    cells.check(options)
+    folders = [Folder(cell, TASKS[options.mode], diffusion) for cell in cells.cells(options)]
+
+    diffusion.accelerate(options.precision)
+    loaded = load_weights(diffusion, folders[0].options)
+    evaluator = Evaluator(options, config, diffusion.device) if options.metrics else None
+    speed = Speed(options, diffusion, len(folders[0].files))
+    results = []
+    for k, folder in enumerate(folders):
+        if k and folder.options.ckpts != folders[k - 1].options.ckpts:
+            loaded = load_weights(diffusion, folder.options)
+        if options.is_grid:
+            logging.info(f"cell {k + 1} of {len(folders)}: {folder.options.image_folder}")
+        reuse = options.is_grid or not options.keep_images
+        measured = fill(folder, loaded, speed, evaluator, folders[k + 1 :], reuse=reuse)
+        evaluated = len(folder.sampling.timesteps)
+        results.append(tables.Result(folder.options, loaded.name, loaded.step, evaluated, measured))
+        if measured and not options.is_grid and distributed.is_main():
+            print(measurements.table(measured, published_fid(config, options)))
+    if options.is_grid and distributed.is_main():
+        tables.write(options, config, results)
+
+
+def _hint(options: Options, dataset: str) -> None:
+    if dataset == "CIFAR10" and options.skip_type == "uniform" and options.mode == "fid":
+        logging.info("the paper's Table 1 spaced CIFAR10's timesteps by --skip_type quad")
+    name = options.sample_type
+    if "eta" in options.given and len(options.sample_types) == 1 and not SAMPLERS[name].takes_eta:
+        logging.info(f"--eta has no effect with --sample_type {name}")

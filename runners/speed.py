@@ -1,0 +1,72 @@
+"""How a command that evaluates a network many times is made fast: by its batch, and by compiling."""
+
+import logging
+from functools import cached_property
+from typing import Any
+
+from configs.options import Options
+from functions.runtime import distributed, memory
+from functions.runtime.compilation import Network, seconds_of, should_compile
+from runners.diffusion import Diffusion
+
+
+class Speed:
+    """The batch size and the compilation of a network, for all n images that one command makes with it."""
+
+    def __init__(self, options: Options, diffusion: Diffusion, n: int):
+        self.options, self.diffusion = options, diffusion
+        self.share = -(-n // distributed.world_size())  # of this rank
+
+    def batch_size(self, previous: dict[str, Any] | None = None) -> int:
+        """Images at a time: as asked; else on CUDA the folder's own or what fits, elsewhere the config's.
+
+        previous: what the folder's manifest says of its last part, which is continued in the same way.
+        """
+        if isinstance(self.options.batch_size, int):
+            return self.options.batch_size
+        if self.diffusion.device.type != "cuda":
+            return self._of_config
+        return (previous or {}).get("batch_size") or self._fitting
+
+    def compile_if_it_pays(
+        self, batch_size: int, evaluations: int, previous: dict[str, Any] | None = None
+    ) -> bool:
+        """Whether the network is now compiled: because --compile says so, the folder was made so, or it pays.
+
+        evaluations: of a batch, by this rank.
+        """
+        choice, network = self.options.compile, self.diffusion.network
+        if choice == "auto" and "compiled" in (previous or {}):
+            choice = "on" if (previous or {})["compiled"] else "off"
+        if not evaluations:
+            return False
+        assert isinstance(network, Network)
+        if network.rows == batch_size and choice != "off":
+            return True
+        network.uncompile()
+
+        def seconds_left() -> float:
+            return evaluations * seconds_of(
+                lambda: self.diffusion.evaluate(batch_size), self.diffusion.device
+            )
+
+        if should_compile(choice, self.diffusion.device, seconds_left):
+            network.compile(batch_size)
+            return True
+        return False
+
+    @cached_property
+    def _of_config(self) -> int:
+        size = self.diffusion.config.sampling.batch_size
+        if self.options.batch_size == "auto":
+            logging.info(f"--batch_size auto is for CUDA: the config's {size} here")
+        return size
+
+    @cached_property
+    def _fitting(self) -> int:
+        config, device = self.diffusion.config, self.diffusion.device
+        widest = (
+            4 * config.model.ch * max(config.model.ch_mult[:2]) * config.data.image_size**2
+        )  # values an image
+        most = min(self.share, memory.LARGEST_INDEX // widest)
+        return distributed.min_over_ranks(memory.largest_batch(self.diffusion.evaluate, most, device), device)
