@@ -34,6 +34,7 @@ class Folder:
         self.options, self.task, self.diffusion = options, task, diffusion
         timesteps = diffusion.select_timesteps(options.skip_type, options.S, keep_repeats=task.keep_repeats)
         self.sampling = Sampling(timesteps, options.sample_type, options.eta, options.seed)
+        self.evaluations_of_chain = SAMPLERS[options.sample_type].evaluations(len(timesteps))
         self.path = options.image_dir
         self.files = [task.files(i, len(timesteps)) for i in range(task.chains(options))]  # of each chain
         self.names = list(chain.from_iterable(self.files))
@@ -49,8 +50,7 @@ class Folder:
     def evaluations(self, batch_size: int) -> int:
         """How often this rank evaluates the network on a batch to make what is missing."""
         batches = len({i // batch_size for i in self.chains_with(self.missing())})
-        steps = SAMPLERS[self.sampling.sample_type].evaluations(len(self.sampling.timesteps))
-        return -(-batches // distributed.world_size()) * steps
+        return -(-batches // distributed.world_size()) * self.evaluations_of_chain
 
     def identity(self, weights: str) -> dict[str, Any]:
         """Everything that decides the pixels, as plain JSON values. weights: their hash."""
@@ -170,7 +170,8 @@ def _made(
             began, since = (began, since + len(names)) if began else (time.monotonic(), 0)
     if since:
         seconds = time.monotonic() - began
-        rate = f"{since * steps / len(folder.files[0]) / seconds:.4g} evaluations/s a process"
+        evaluations = since / len(folder.files[0]) * folder.evaluations_of_chain
+        rate = f"{evaluations / seconds:.4g} evaluations/s a process"
         logging.info(f"after the first batch, {since} images in {seconds:.3f} s: {rate}")
 
 

@@ -66,7 +66,8 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
         repeats = len(diffusion.select_timesteps(options.skip_type, S, keep_repeats=True)) - len(steps)
         dropped = f", {repeats} repeats dropped" if repeats else ""
         shown = steps if len(steps) <= 16 else (*steps[:8], "…", *steps[-8:])
-        work = len({i // batch_size for i in folder.chains_with(missing)}) * batch_size * len(steps)
+        batches = len({i // batch_size for i in folder.chains_with(missing)})
+        work = batches * batch_size * folder.evaluations_of_chain
         present = len(folder.names) - len(missing)
         if options.is_grid:
             print(f"{folder.options.image_folder}:")

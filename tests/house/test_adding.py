@@ -5,6 +5,7 @@ Each is added from outside, as its two files would, and used through main.py.
 
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
 from typing import Literal, get_args
@@ -35,9 +36,12 @@ def euler(model, x, timesteps, alphas_cumprod, *, randn_like):
         yield Step(t, x, x0)
 
 
+EULER = choices.Sampler("Euler's steps", "Euler", "euler")
+
+
 @pytest.fixture
 def added_sampler(monkeypatch):
-    monkeypatch.setitem(choices.SAMPLERS, "euler", choices.Sampler("Euler's steps", "Euler", "euler"))
+    monkeypatch.setitem(choices.SAMPLERS, "euler", EULER)
     monkeypatch.setitem(samplers.SAMPLERS, "euler", euler)
 
 
@@ -61,6 +65,14 @@ def test_a_sampler(run, tmp_path, added_sampler, capsys):
     assert "6 cells" in said.stdout
     said = main(*command, "--timesteps", 3, "-i", "x", "--sample_type", "euler", "--eta", 1).stderr
     assert "--eta has no effect with --sample_type euler" in said
+
+
+def test_what_steps_of_a_sampler_cost(run, tmp_path, added_sampler, monkeypatch):
+    """A plan counts the evaluations that the sampler's record says."""
+    monkeypatch.setitem(choices.SAMPLERS, "euler", replace(EULER, evaluations=lambda steps: 2 * steps - 1))
+    command = sampling(run.config, run.ckpt, tmp_path, "--num_samples", 4, "--batch_size", 4, "--plan")
+    said = main(*command, "--timesteps", 10, "-i", "p", "--sample_type", "euler").stdout
+    assert f"4 images to make, 0 already there; {4 * 19} evaluations of the network" in said
 
 
 def test_a_spacing(run, tmp_path, monkeypatch):
