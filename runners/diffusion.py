@@ -118,7 +118,7 @@ class Diffusion:
         return kind
 
     def accelerate(self, precision: str) -> None:
-        """From now on evaluate a form made for speed, in `precision`. `load` updates it, training does not"""
+        """From now on evaluate a faster form, in `precision`. `load` updates it, training does not."""
         self.network = Network(fuse(self.model, torch.bfloat16) if precision == "bf16" else self.model)
 
     # What a command does.
