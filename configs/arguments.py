@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs.choices import METRICS, SAMPLERS, SPACINGS, SPELLINGS, TASKS
+from configs.choices import CLIPS, METHODS, METRICS, SAMPLERS, SPACINGS, SPELLINGS, TASKS
 from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
 from configs.refusal import Refusal, nearest
@@ -61,7 +61,10 @@ def _options(given: dict[str, Any]) -> Options:
     values = {name: given[name] for name in given.keys() & Options.__dataclass_fields__.keys()}
     values["mode"] = next((mode for mode in (*OTHER_MODES, *TASKS) if mode in given), "train")
     # The flags that may repeat.
-    fields = {"seed": "seeds", "timesteps": "step_counts", "eta": "etas", "sample_type": "sample_types"}
+    fields = {
+        "seed": "seeds", "timesteps": "step_counts", "eta": "etas", "sample_type": "sample_types",
+        "skip_type": "skip_types",
+    }  # fmt: skip
     values |= {field: tuple(given[flag]) for flag, field in fields.items() if flag in given}
     values["ckpts"] = tuple(_checkpoint_files(given.get("ckpt", [])))
     values["metrics"] = tuple(metric for metric in METRICS if metric in given.get("metrics", []))
@@ -140,7 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", choices=["ema", "raw"], metavar="W",
         help="ema or raw (default: ema where the file has them)")
 
-    repeats = "With --fid, --timesteps, --eta, --sample_type, --seed and --ckpt take several values: a grid."
+    repeats = (
+        "With --fid, --timesteps, --skip_type, --eta, --sample_type, --seed and --ckpt "
+        "take several values: a grid."
+    )
     add = parser.add_argument_group("sampling", repeats).add_argument
     add("-i", "--image_folder", metavar="NAME",
         help=f"{{exp}}/image_samples/NAME (default: {default.image_folder})")
@@ -148,13 +154,26 @@ def _parser() -> argparse.ArgumentParser:
         help=f"images of --fid (default: {default.num_samples}) or --test ({DEFAULT_TEST_IMAGES})")
     add("--timesteps", type=int, nargs="+", metavar="S",
         help=f"steps (default: {default.S}, or all where there are fewer)")
-    add("--skip_type", type=lambda text: SPELLINGS.get(text, text), choices=list(SPACINGS), metavar="TYPE",
-        help=f"spacing of the steps: {_listed(SPACINGS)} ({spellings}; default: {default.skip_type})")
+    add("--skip_type", type=_spacing, nargs="+", metavar="TYPE",
+        help=f"spacing of the steps: {_listed(SPACINGS)}, or a file of timesteps ({spellings}; "
+             f"default: {default.skip_type}, a solver's own)")
     add("--eta", type=float, nargs="+", metavar="E",
         help=f"noise of {', '.join(with_eta)}: 0 is DDIM, 1 is DDPM (default: 0)")
     samplers = _listed({name: sampler.summary for name, sampler in SAMPLERS.items()})
     add("--sample_type", nargs="+", choices=list(SAMPLERS), metavar="TYPE",
         help=f"the update: {samplers} (default: {default.sample_type})")
+    add("--order", "--dpm_solver_order", type=int, metavar="N",
+        help=f"of {_with('orders')} (default: the first)")
+    add("--dpm_solver_method", dest="method", choices=list(METHODS), metavar="M",
+        help=f"of {_with('methods')} (default: the first)")
+    add("--dpm_solver_type", dest="solver_type", choices=_all("solver_types"), metavar="TYPE",
+        help=f"which formula of an order, of {_with('solver_types')} (default: the first)")
+    add("--lower_order_final", type=_yes_no, nargs="?", const=True, metavar="yes|no",
+        help="lower the order of a multistep solver at its last steps (default: yes)")
+    add("--denoise", **switch,
+        help="of a spacing that leaves a little noise: spend the last evaluation on a clean image")
+    add("--clip_x0", choices=list(CLIPS), metavar="C",
+        help=f"the predicted x0: {_listed(CLIPS)} (default: off, with ddpm_noisy on)")
 
     add = parser.add_argument_group("evaluation, with --sample --fid").add_argument
     add("--metrics", nargs="+", choices=list(METRICS), metavar="M",
@@ -183,6 +202,33 @@ def _parser() -> argparse.ArgumentParser:
 
 def _listed(summaries: dict[str, str]) -> str:
     return ", ".join(f"{name} ({summary})" for name, summary in summaries.items())
+
+
+def _all(field: str) -> list[str]:
+    """Every value that some sampler's record lists there, as text."""
+    return list(
+        dict.fromkeys(str(value) for sampler in SAMPLERS.values() for value in getattr(sampler, field))
+    )
+
+
+def _with(field: str) -> str:
+    """The samplers whose record lists values there, with the values."""
+    of: dict[str, list[str]] = {}
+    for name, sampler in SAMPLERS.items():
+        if values := getattr(sampler, field):
+            of.setdefault(" ".join(map(str, values)), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {values}" for values, names in of.items())
+
+
+def _spacing(text: str) -> str:
+    """The name of a spacing, or the path of a file of timesteps."""
+    name = SPELLINGS.get(text, text)
+    if name not in SPACINGS and not Path(name).is_file():
+        names = ", ".join(SPACINGS)
+        raise argparse.ArgumentTypeError(
+            f"{text} is neither a spacing ({names}) nor a file of timesteps{nearest(text, list(SPACINGS))}"
+        )
+    return name
 
 
 def _seed(text: str) -> int:

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from configs.choices import TASKS
+from configs.choices import SAMPLERS, TASKS
 from configs.options import Options
 from configs.refusal import Refusal
 
-GRID_FLAGS = ("timesteps", "eta", "sample_type", "seed", "ckpt")  # the flags that may repeat
+GRID_FLAGS = ("timesteps", "skip_type", "eta", "sample_type", "seed", "ckpt")  # the flags that may repeat
 
 
 def check_values(given: dict[str, Any]) -> None:
@@ -64,7 +64,11 @@ def check_combination(options: Options, *, sample: bool) -> None:
                 raise Refusal(f"--{flag} goes with {needed}")
     if mode == "test" and options.reference not in ("test", "train"):
         raise Refusal(f"--reference is {options.reference!r}; --test takes test or train")
-    counts = [options.step_counts, options.etas, options.sample_types, options.seeds, options.ckpts]
+    _check_samplers(options)
+    counts = [
+        options.step_counts, options.skip_types, options.etas, options.sample_types, options.seeds,
+        options.ckpts,
+    ]  # fmt: skip
     several = [flag for flag, values in zip(GRID_FLAGS, counts, strict=True) if len(values) > 1]
     if several and mode != "fid":
         raise Refusal(
@@ -87,6 +91,27 @@ def check_combination(options: Options, *, sample: bool) -> None:
         for path in (folder, *folder.parents):
             if path.is_file():
                 raise Refusal(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
+
+
+def _check_samplers(options: Options) -> None:
+    """Raise Refusal for a setting that no chosen sampler takes, or that one of them does not."""
+    of = {name: SAMPLERS[name] for name in options.sample_types}
+    names = ", ".join(of)
+    if any(options.etas) and all(sampler.noise == "none" for sampler in of.values()):
+        raise Refusal(f"--eta is {max(options.etas):g}; {names} draws no noise, so leave it out")
+    chosen = [("order", options.order, "orders"), ("dpm_solver_method", options.method, "methods"),
+              ("dpm_solver_type", options.solver_type, "solver_types")]  # fmt: skip
+    for flag, value, field in chosen:
+        takes = {name: getattr(sampler, field) for name, sampler in of.items() if getattr(sampler, field)}
+        if value is not None and not takes:
+            raise Refusal(f"--{flag} has no meaning with --sample_type {names}")
+        for name, values in takes.items():
+            if value is not None and value not in values:
+                raise Refusal(f"--{flag} is {value}; {name} takes {', '.join(map(str, sorted(values)))}")
+    if "lower_order_final" in options.given and (
+        options.method == "singlestep" or not any(sampler.orders for sampler in of.values())
+    ):
+        raise Refusal("--lower_order_final goes with a multistep solver that takes --order")
 
 
 def _check_export(path: Path, weights: str | None) -> None:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from configs import Config
-from configs.choices import SAMPLERS, TASKS
+from configs.choices import SAMPLERS, SPACINGS, TASKS
 from configs.refusal import Refusal
+from configs.timesteps import read_timesteps
 
 DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for each image
 
@@ -35,9 +36,15 @@ class Options:
     image_folder: str = "images"
     num_samples: int = 50_000
     step_counts: tuple[int, ...] = (1000,)  # S, as asked
-    skip_type: str = "uniform"
+    skip_types: tuple[str, ...] = ()  # names or files of timesteps; empty: the sampler's own
     etas: tuple[float, ...] = (0.0,)
     sample_types: tuple[str, ...] = ("generalized",)
+    order: int | None = None  # this and the next two: None for the sampler's own
+    method: str | None = None
+    solver_type: str | None = None
+    lower_order_final: bool = True
+    denoise: bool = False
+    clip_x0: str | None = None  # None: the sampler's own
 
     metrics: tuple[str, ...] = ()
     features: str | None = None
@@ -66,6 +73,23 @@ class Options:
         return self.step_counts[0]
 
     @property
+    def skip_type(self) -> str:
+        return self.skip_types[0] if self.skip_types else SAMPLERS[self.sample_type].spacing
+
+    @property
+    def spacing_label(self) -> str:
+        """The spacing as tables and folders name it: a file by its stem."""
+        return self.skip_type if self.skip_type in SPACINGS else Path(self.skip_type).stem
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What `Diffusion.sampling` takes. A solver's settings are not for the other samplers of a grid."""
+        names = ["eta", "seed", "skip_type", "sample_type", "lower_order_final", "denoise", "clip_x0"]
+        record = SAMPLERS[self.sample_type]
+        names += ["order"] * bool(record.orders) + ["method", "solver_type"] * bool(record.methods)
+        return {"timesteps": self.S, **{name: getattr(self, name) for name in names}}
+
+    @property
     def eta(self) -> float:
         return self.etas[0]
 
@@ -76,11 +100,14 @@ class Options:
     @property
     def sampler_label(self) -> str:
         """The sampler as tables name it, the paper's included."""
-        return SAMPLERS[self.sample_type].label.format(eta=self.eta)
+        sampler = SAMPLERS[self.sample_type]
+        return sampler.label.format(**sampler.settings(self.eta, self.order, self.method))
 
     @property
     def is_grid(self) -> bool:
-        repeated = (self.seeds, self.ckpts, self.step_counts, self.etas, self.sample_types)
+        repeated = (
+            self.seeds, self.ckpts, self.step_counts, self.skip_types, self.etas, self.sample_types
+        )  # fmt: skip
         return any(len(values) > 1 for values in repeated)
 
     @property
@@ -106,10 +133,20 @@ class Options:
 def fit(options: Options, config: Config) -> Options:
     """The options for this config; the default S is at most its T. Raises Refusal where they do not fit."""
     T, most = config.diffusion.num_diffusion_timesteps, max(options.step_counts)
+    listed = [name for name in options.skip_types if name not in SPACINGS]
     if "timesteps" not in options.given:
-        options = replace(options, step_counts=(min(options.S, T),))
+        counts = [len(read_timesteps(path)) for path in listed[:1]] or [min(options.S, T)]
+        options = replace(options, step_counts=tuple(counts))
     elif most > T:
         raise Refusal(f"--timesteps is {most}; {options.config} has {T} timesteps, so at most {T}")
+    for path in listed:
+        timesteps = read_timesteps(path)
+        if timesteps[-1] > T - 1:
+            raise Refusal(
+                f"--skip_type {path}: {timesteps[-1]} is too large; {options.config} has 0 to {T - 1}"
+            )
+        if options.step_counts != (len(timesteps),):
+            raise Refusal(f"--skip_type {path} holds {len(timesteps)} timesteps; leave --timesteps out")
     if options.mode == "train" and config.model.type == "bayesian":
         raise Refusal("model.type bayesian can be sampled but not trained: no loss was published; use simple")
     if options.mode == "test" and config.data.logit_transform:

@@ -4,12 +4,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from configs import Config
-from configs.choices import SAMPLERS, SPACINGS
+from configs.choices import CLIPS, SAMPLERS, SPACINGS
 from configs.options import Options
 from configs.refusal import Refusal
 from datasets.scaling import from_model_range
@@ -22,7 +24,7 @@ from functions.runtime.device import choose_device
 from functions.runtime.precision import memory_format
 from functions.runtime.threads import copy_to_host, cores_are_idle, map_ahead, pinned
 from functions.samplers import RandnLike, Step
-from functions.schedules import alphas_cumprod, betas, select_timesteps
+from functions.schedules import alpha_bar, alphas_cumprod, betas, grid
 from functions.weights import pretrained
 from functions.weights.checkpoint import Checkpoint
 from models.ema import EMA
@@ -37,10 +39,44 @@ NOT_FINITE = "the network's output is not finite, so there is no image; are the 
 class Sampling:
     """The settings that, with the weights, decide the images."""
 
-    timesteps: tuple[int, ...]  # τ, ascending
+    timesteps: tuple[float, ...]  # τ, ascending; all are evaluated
     sample_type: str
     eta: float
     seed: int
+    end: int = samplers.CLEAN  # the timestep that the last step goes to: a clean image, or 0
+    clip_x0: str = "off"
+    order: int = 0  # this and the next three: of samplers whose record lists orders
+    method: str = ""
+    solver_type: str = ""
+    lower_order_final: bool = True
+
+    @property
+    def evaluations(self) -> int:
+        """Network calls that an image costs (NFE)."""
+        return SAMPLERS[self.sample_type].evaluations(len(self.timesteps))
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """What decides the images beside timesteps, sampler, η and seed; not what upstream always does."""
+        decides = {name: value for name, value in self.solver.items() if name != "clip_x0"}
+        if self.end != samplers.CLEAN:
+            decides["end"] = self.end
+        if self.clip_x0 != SAMPLERS[self.sample_type].clip_x0:
+            decides["clip_x0"] = self.clip_x0
+        return decides
+
+    @property
+    def solver(self) -> dict[str, Any]:
+        """What the sampler takes beside η, by name."""
+        record = SAMPLERS[self.sample_type]
+        taken: dict[str, Any] = {}
+        if record.orders:
+            taken |= {"order": self.order, "lower_order_final": self.lower_order_final}
+        if record.methods:
+            taken |= {"method": self.method, "solver_type": self.solver_type}
+        if record.clip_x0 != "off":
+            taken["clip_x0"] = self.clip_x0
+        return taken
 
 
 @dataclass(frozen=True)
@@ -174,34 +210,77 @@ class Diffusion:
         timesteps: int = 50,
         eta: float = 0.0,
         seed: int = DEFAULT.seed,
-        skip_type: str = DEFAULT.skip_type,
+        skip_type: str | None = None,
         sample_type: str = DEFAULT.sample_type,
+        *,
+        order: int | None = None,
+        method: str | None = None,
+        solver_type: str | None = None,
+        lower_order_final: bool = True,
+        denoise: bool = False,
+        clip_x0: str | None = None,
+        keep_repeats: bool = False,
     ) -> Sampling:
-        """What `denoise` needs to know, from values as the flags take them. Raises Refusal as they do."""
+        """What `denoise` needs to know, from values as the flags take them. Raises Refusal as they do.
+
+        None stands for the sampler's own, as in configs/choices.py. keep_repeats: of timesteps, for samplers
+        without orders, to which a repeat changes nothing.
+        """
+        record = SAMPLERS.get(sample_type)
+        if record is None:
+            raise Refusal(f"sample_type is {sample_type!r}; it must be one of {', '.join(SAMPLERS)}")
+        skip_type, clip_x0 = skip_type or record.spacing, clip_x0 or record.clip_x0
+        order, method = order or next(iter(record.orders), 0), method or next(iter(record.methods), "")
+        solver_type = solver_type or next(iter(record.solver_types), "")
+        known = skip_type in SPACINGS or Path(skip_type).is_file()
         for name, value, right, what in (
             ("timesteps", timesteps, 1 <= timesteps <= self.T, f"from 1 to {self.T}"),
             ("eta", eta, 0 <= eta <= 1, "from 0 to 1"),
             ("seed", seed, 0 <= seed < 2**32, f"from 0 to {2**32 - 1}"),
-            ("skip_type", skip_type, skip_type in SPACINGS, f"one of {', '.join(SPACINGS)}"),
-            ("sample_type", sample_type, sample_type in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+            ("skip_type", skip_type, known, f"one of {', '.join(SPACINGS)}, or a file of timesteps"),
+            ("clip_x0", clip_x0, clip_x0 in CLIPS, f"one of {', '.join(CLIPS)}"),
+            ("order", order, order in (record.orders or (0,)), f"one of {record.orders}"),
+            ("method", method, method in (record.methods or ("",)), f"one of {record.methods}"),
+            (
+                "solver_type",
+                solver_type,
+                solver_type in (record.solver_types or ("",)),
+                "dpmsolver or taylor",
+            ),
         ):
             if not right:
                 raise Refusal(f"{name} is {value!r}; it must be {what}")
-        return Sampling(self.select_timesteps(skip_type, timesteps), sample_type, eta, seed)
+        if clip_x0 != "off" and self.config.data.logit_transform:
+            raise Refusal(
+                f"clip_x0 is {clip_x0!r}, and data with logit_transform have no range; it must be 'off'"
+            )
+        chosen, end = self.timesteps(
+            skip_type, timesteps, denoise=denoise, singlestep=order if method == "singlestep" else 0,
+            keep_repeats=keep_repeats and not record.orders,
+        )  # fmt: skip
+        how = {
+            "order": order,
+            "method": method,
+            "solver_type": solver_type,
+            "lower_order_final": lower_order_final,
+        }
+        return Sampling(chosen, sample_type, eta, seed, end, clip_x0, **how)  # type: ignore[arg-type]
 
-    def select_timesteps(self, skip_type: str, S: int, *, keep_repeats: bool = False) -> tuple[int, ...]:
-        """τ for S steps, without repeats unless `keep_repeats`: a repeated timestep changes nothing.
+    def timesteps(
+        self, skip_type: str, S: int, *, denoise: bool, singlestep: int, keep_repeats: bool = False
+    ) -> tuple[tuple[float, ...], int]:
+        """τ for S steps, without repeats unless `keep_repeats`, and where the last step ends.
 
         Raises Refusal if ᾱ = 0 at one of them, where x0 is infinite.
         """
-        timesteps = select_timesteps(skip_type, S, self.T)
-        gone = [t for t in timesteps if self.alphas_cumprod[t + 1] == 0]
+        timesteps, end = grid(skip_type, S, self.alphas_cumprod, denoise=denoise, singlestep=singlestep)
+        gone = [t for t in timesteps if not alpha_bar(self.alphas_cumprod, t) > 0]
         if gone:
             raise Refusal(
                 f"--timesteps {S} with {skip_type} begins at t = {gone[0]}, where the schedule "
                 f"{self.config.diffusion.beta_schedule} has ᾱ = 0 and x0 is infinite; take fewer timesteps"
             )
-        return tuple(timesteps if keep_repeats else dict.fromkeys(timesteps))
+        return tuple(timesteps if keep_repeats else dict.fromkeys(timesteps)), end
 
     def denoise(self, x: Tensor, sampling: Sampling, indices: Sequence[int] | None = None) -> Iterator[Step]:
         """The steps from x_T, float32 (b, c, h, w) on any device.
@@ -217,14 +296,21 @@ class Diffusion:
             of = range(len(x)) if indices is None else indices
             randn_like = step_noise(sampling.seed, of, self.image_shape, len(sampling.timesteps), self.device)
         choice = {"eta": sampling.eta} if record.takes_eta else {}
-        return sampler(self.eps, x, sampling.timesteps, self.alphas_cumprod, **choice, randn_like=randn_like)
+        model: samplers.Model = self.eps
+        if sampling.clip_x0 != record.clip_x0:
+            low = -1 if self.config.data.rescaled else 0
+            model = samplers.clipped(model, self.alphas_cumprod, sampling.clip_x0, low)
+        return sampler(
+            model, x, sampling.timesteps, self.alphas_cumprod, **choice, **sampling.solver, end=sampling.end,
+            randn_like=randn_like,
+        )  # fmt: skip
 
     def sample(
-        self, n: int | Iterable[int], *, batch_size: int | None = None, **how: int | float | str
+        self, n: int | Iterable[int], *, batch_size: int | None = None, **how: int | float | str | bool
     ) -> Iterator[tuple[int, Tensor]]:
         """n images, or those of the given indices: (index, uint8 (c, h, w)), as --sample --fid writes them.
 
-        how: timesteps, eta, seed, skip_type, sample_type, as `sampling` takes them.
+        how: what `sampling` takes.
         """
         indices = list(range(n) if isinstance(n, int) else n)
         batch_size = batch_size or min(self.config.sampling.batch_size, max(indices, default=0) + 1)

@@ -21,21 +21,28 @@ def cells(options: Options) -> list[Options]:
         for eta in (options.etas if SAMPLERS[name].takes_eta else options.etas[:1])
     ]
     checkpoints: list[tuple[str, ...]] = [(path,) for path in options.ckpts] or [()]
+    spacings: list[tuple[str, ...]] = [(name,) for name in options.skip_types] or [()]
     found = []
-    for ckpts, (name, eta), S, seed in product(checkpoints, samplers, options.step_counts, options.seeds):
-        # A cell has the same name in every grid; the checkpoint is named only where there are several.
-        parts = [f"S{S}", SAMPLERS[name].folder.format(eta=eta), f"seed{seed}"]
+    for ckpts, (name, eta), spacing, S, seed in product(
+        checkpoints, samplers, spacings, options.step_counts, options.seeds
+    ):
+        values = {
+            "ckpts": ckpts, "sample_types": (name,), "etas": (eta,), "skip_types": spacing,
+            "step_counts": (S,), "seeds": (seed,),
+        }  # fmt: skip
+        cell = replace(options, **values)  # type: ignore[arg-type]
+        # A cell has the same name in every grid; of several checkpoints and spacings, each is named.
+        sampler = SAMPLERS[name]
+        of = sampler.folder.format(**sampler.settings(eta, options.order, options.method))
+        parts = [f"S{S}", of, f"seed{seed}"]
+        if len(spacings) > 1:
+            parts.insert(0, cell.spacing_label)
         if len(options.ckpts) > 1:
             parts.insert(0, checkpoint_label(ckpts[0], options.ckpts))
-        folder = str(Path(options.image_folder, "_".join(parts)))
-        values = {
-            "ckpts": ckpts,
-            "sample_types": (name,),
-            "etas": (eta,),
-            "step_counts": (S,),
-            "seeds": (seed,),
-        }
-        found.append(replace(options, **values, image_folder=folder))  # type: ignore[arg-type]
+        found.append(replace(cell, image_folder=str(Path(options.image_folder, "_".join(parts)))))
+    stems = [Path(name).stem for name in options.skip_types]
+    if len(set(stems)) < len(stems):
+        raise Refusal(f"--skip_type names two files called {max(stems, key=stems.count)}; rename one of them")
     folders = {cell.image_folder for cell in found}
     assert len(folders) == len(found), "two samplers have the same folder in configs/choices.py"
     return found

@@ -19,7 +19,7 @@ from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
 from functions.runtime.progress import progress_bar
 from functions.samplers import Step
-from runners.diffusion import Diffusion, Sampling
+from runners.diffusion import Diffusion
 from runners.evaluation import measurements
 from runners.evaluation.evaluator import Evaluator, Samples
 from runners.load import Loaded
@@ -32,12 +32,26 @@ class Folder:
 
     def __init__(self, options: Options, task: Task, diffusion: Diffusion):
         self.options, self.task, self.diffusion = options, task, diffusion
-        timesteps = diffusion.select_timesteps(options.skip_type, options.S, keep_repeats=task.keep_repeats)
-        self.sampling = Sampling(timesteps, options.sample_type, options.eta, options.seed)
-        self.evaluations_of_chain = SAMPLERS[options.sample_type].evaluations(len(timesteps))
+        self.sampling = diffusion.sampling(**options.sampling, keep_repeats=task.keep_repeats)
+        self.evaluations_of_chain = self.sampling.evaluations
         self.path = options.image_dir
-        self.files = [task.files(i, len(timesteps)) for i in range(task.chains(options))]  # of each chain
+        steps = len(self.sampling.timesteps)
+        self.files = [task.files(i, steps) for i in range(task.chains(options))]  # of each chain
         self.names = list(chain.from_iterable(self.files))
+
+    @property
+    def steps_in_words(self) -> str:
+        """How many timesteps are evaluated, where they begin and end, and what that costs."""
+        sampling = self.sampling
+        first, least, end = sampling.timesteps[-1], sampling.timesteps[0], "a clean image"
+        if sampling.end >= 0:
+            end = f"t = {sampling.end}, where ᾱ is {self.diffusion.alphas_cumprod[sampling.end + 1]:.6g}"
+        cost = (
+            ""
+            if sampling.evaluations == len(sampling.timesteps)
+            else f" by {sampling.evaluations} evaluations"
+        )
+        return f"{len(sampling.timesteps)} evaluated, t from {first:.6g} to {least:.6g}, then {end}{cost}"
 
     def missing(self) -> set[str]:
         """The pictures that are not there yet. With --keep_images no, all of them."""
@@ -68,6 +82,7 @@ class Folder:
             "seed": self.sampling.seed,
             "precision": precision_in_words(self.options.precision, self.diffusion.device),
             "timesteps": list(self.sampling.timesteps),
+            **self.sampling.decides,
         }  # fmt: skip
 
     def check(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +200,8 @@ def _pictures_with_bar(task: Task, bar: tqdm, steps: Iterator[Step]) -> Iterator
 
 
 def _announce(folder: Folder, missing: set[str], batch_size: int, precision: str) -> None:
-    timesteps, device = folder.sampling.timesteps, folder.diffusion.device
     done = len(folder.names) - len(missing)
     logging.info(
-        f"{folder.options.S} steps asked, {len(timesteps)} evaluated, t from {timesteps[-1]} to "
-        f"{timesteps[0]}; {len(missing)} images to make in batches of {batch_size}, {done} already there; "
-        f"{precision} on {device}"
+        f"{folder.options.S} steps asked, {folder.steps_in_words}; {len(missing)} images to make in batches "
+        f"of {batch_size}, {done} already there; {precision} on {folder.diffusion.device}"
     )

@@ -2,6 +2,7 @@
 
 import logging
 
+from configs import Config
 from configs.choices import SAMPLERS
 from configs.options import Options
 from functions.runtime import distributed
@@ -19,7 +20,7 @@ from runners.speed import Speed
 def write_samples(diffusion: Diffusion, options: Options) -> None:
     """Fill every folder that the options ask for, measure each if they ask for metrics, and print a table."""
     config = diffusion.config
-    _hint(options, config.data.dataset)
+    _hint(options, config)
 
     # Refuse what can be refused before the work.
     cells.check(options)
@@ -45,9 +46,14 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
         tables.write(options, config, results)
 
 
-def _hint(options: Options, dataset: str) -> None:
-    if dataset == "CIFAR10" and options.skip_type == "uniform" and options.mode == "fid":
+def _hint(options: Options, config: Config) -> None:
+    if config.data.dataset == "CIFAR10" and options.skip_type == "uniform" and options.mode == "fid":
         logging.info("the paper's Table 1 spaced CIFAR10's timesteps by --skip_type quad")
     name = options.sample_type
     if "eta" in options.given and len(options.sample_types) == 1 and not SAMPLERS[name].takes_eta:
         logging.info(f"--eta has no effect with --sample_type {name}")
+    noisiest = [name for name in options.sample_types if SAMPLERS[name].noise == "always"]
+    if noisiest and config.model.var_type == "fixedsmall":
+        logging.info(
+            f"model.var_type is fixedsmall: this model was trained for --eta 1, not for {noisiest[0]}'s σ̂"
+        )

@@ -63,15 +63,17 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
 
         # Say which steps it takes and what is missing.
         S, steps, missing = folder.options.S, folder.sampling.timesteps, folder.missing()
-        repeats = len(diffusion.select_timesteps(options.skip_type, S, keep_repeats=True)) - len(steps)
+        asked = diffusion.sampling(**folder.options.sampling, keep_repeats=True).timesteps
+        repeats = len(asked) - len(steps)
         dropped = f", {repeats} repeats dropped" if repeats else ""
-        shown = steps if len(steps) <= 16 else (*steps[:8], "…", *steps[-8:])
+        numbers = [f"{t:.6g}" for t in steps]
+        shown = numbers if len(steps) <= 16 else [*numbers[:8], "…", *numbers[-8:]]
         batches = len({i // batch_size for i in folder.chains_with(missing)})
         work = batches * batch_size * folder.evaluations_of_chain
         present = len(folder.names) - len(missing)
         if options.is_grid:
             print(f"{folder.options.image_folder}:")
-        print(f"  τ: {S} steps asked, {len(steps)} evaluated{dropped}: {', '.join(map(str, shown))}")
+        print(f"  τ: {S} steps asked, {len(steps)} evaluated{dropped}: {', '.join(shown)}")
         print(
             f"  {len(missing)} images to make, {present} already there; {work:,} evaluations of the network"
         )

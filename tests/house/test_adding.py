@@ -26,9 +26,9 @@ from runners.sampling import tasks
 
 
 @torch.no_grad()
-def euler(model, x, timesteps, alphas_cumprod, *, randn_like):
+def mine(model, x, timesteps, alphas_cumprod, *, end, randn_like):
     """The probability-flow ODE by Euler's steps in √((1-ᾱ)/ᾱ), which is DDIM at η = 0."""
-    for t, t_next in pairwise([*reversed(timesteps), -1]):
+    for t, t_next in pairwise([*reversed(timesteps), end]):
         a, b = alphas_cumprod[t + 1], alphas_cumprod[t_next + 1]
         eps = model(x, x.new_full((len(x),), t, dtype=torch.long))
         x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
@@ -36,50 +36,50 @@ def euler(model, x, timesteps, alphas_cumprod, *, randn_like):
         yield Step(t, x, x0)
 
 
-EULER = choices.Sampler("Euler's steps", "Euler", "euler")
+MINE = choices.Sampler("Euler's steps", "Euler", "mine")
 
 
 @pytest.fixture
 def added_sampler(monkeypatch):
-    monkeypatch.setitem(choices.SAMPLERS, "euler", EULER)
-    monkeypatch.setitem(samplers.SAMPLERS, "euler", euler)
+    monkeypatch.setitem(choices.SAMPLERS, "mine", MINE)
+    monkeypatch.setitem(samplers.SAMPLERS, "mine", mine)
 
 
 def test_a_sampler(run, tmp_path, added_sampler, capsys):
     """It has a flag, help, a manifest, cells and rows of its own, and no η."""
     with pytest.raises(SystemExit, match="0"):
         program.main(["--help"])
-    assert "euler (Euler's steps)" in " ".join(capsys.readouterr().out.split())
+    assert "mine (Euler's steps)" in " ".join(capsys.readouterr().out.split())
     command = sampling(run.config, run.ckpt, tmp_path, "--num_samples", 3)
     main(*command, "--timesteps", 10, "-i", "ddim")
-    main(*command, "--timesteps", 10, "-i", "e", "--sample_type", "euler")
+    main(*command, "--timesteps", 10, "-i", "e", "--sample_type", "mine")
     ddim, ours = (grey_levels(tmp_path / "image_samples" / name, 3) for name in ("ddim", "e"))
     assert np.abs(ddim - ours).max() <= 1
     decides = json.loads((tmp_path / "image_samples" / "e" / "manifest.json").read_text())["decides"]
-    assert decides["sample_type"] == "euler" and decides["eta"] is None
+    assert decides["sample_type"] == "mine" and decides["eta"] is None
     said = main(
-        *command, "--timesteps", 3, 4, "--eta", 0, 1, "--sample_type", "generalized", "euler", "-i", "g"
+        *command, "--timesteps", 3, 4, "--eta", 0, 1, "--sample_type", "generalized", "mine", "-i", "g"
     )
     cells = {path.name for path in (tmp_path / "image_samples" / "g").iterdir() if path.is_dir()}
-    assert {"S3_eta0_seed1234", "S3_eta1_seed1234", "S3_euler_seed1234"} < cells and len(cells) == 6
+    assert {"S3_eta0_seed1234", "S3_eta1_seed1234", "S3_mine_seed1234"} < cells and len(cells) == 6
     assert "6 cells" in said.stdout
-    said = main(*command, "--timesteps", 3, "-i", "x", "--sample_type", "euler", "--eta", 1).stderr
-    assert "--eta has no effect with --sample_type euler" in said
+    said = main(*command, "--timesteps", 3, "-i", "x", "--sample_type", "mine", "--eta", 1, code=2).stderr
+    assert "--eta is 1; mine draws no noise" in said
 
 
 def test_what_steps_of_a_sampler_cost(run, tmp_path, added_sampler, monkeypatch):
     """A plan counts the evaluations that the sampler's record says."""
-    monkeypatch.setitem(choices.SAMPLERS, "euler", replace(EULER, evaluations=lambda steps: 2 * steps - 1))
+    monkeypatch.setitem(choices.SAMPLERS, "mine", replace(MINE, evaluations=lambda steps: 2 * steps - 1))
     command = sampling(run.config, run.ckpt, tmp_path, "--num_samples", 4, "--batch_size", 4, "--plan")
-    said = main(*command, "--timesteps", 10, "-i", "p", "--sample_type", "euler").stdout
+    said = main(*command, "--timesteps", 10, "-i", "p", "--sample_type", "mine").stdout
     assert f"4 images to make, 0 already there; {4 * 19} evaluations of the network" in said
 
 
 def test_a_spacing(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(choices.SPACINGS, "trailing", "ends at T - 1")
-    monkeypatch.setitem(schedules.SPACINGS, "trailing", lambda S, T: [T * (i + 1) // S - 1 for i in range(S)])
+    monkeypatch.setitem(choices.SPACINGS, "ending", "ends at T - 1")
+    monkeypatch.setitem(schedules.SPACINGS, "ending", lambda S, T: [T * (i + 1) // S - 1 for i in range(S)])
     command = sampling(run.config, run.ckpt, tmp_path, "--num_samples", 1)
-    assert "t from 999 to 199" in main(*command, "--timesteps", 5, "--skip_type", "trailing").stderr
+    assert "t from 999 to 199" in main(*command, "--timesteps", 5, "--skip_type", "ending").stderr
 
 
 def test_a_beta_schedule(run, tmp_path, monkeypatch):

@@ -67,7 +67,8 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_the_tables_of_names_agree():
     assert choices.SAMPLERS.keys() == samplers.SAMPLERS.keys()
-    assert choices.SPACINGS.keys() == schedules.SPACINGS.keys()
+    assert choices.SPACINGS.keys() == schedules.SPACINGS.keys() | schedules.CURVES.keys()
+    assert choices.CLIPS.keys() == samplers.CLIPS.keys()
     assert choices.TASKS.keys() == tasks.TASKS.keys()
     assert choices.METRICS.keys() == metrics.METRICS.keys()
     assert set(get_args(get_type_hints(DiffusionConfig)["beta_schedule"])) == schedules.SCHEDULES.keys()
