@@ -18,7 +18,7 @@ from functions.disk import files, images, manifest
 from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
 from functions.runtime.progress import progress_bar
-from functions.samplers import Step
+from functions.samplers import CLEAN, Step
 from runners.diffusion import Diffusion
 from runners.evaluation import measurements
 from runners.evaluation.evaluator import Evaluator, Samples
@@ -40,18 +40,11 @@ class Folder:
         self.names = list(chain.from_iterable(self.files))
 
     @property
-    def steps_in_words(self) -> str:
-        """How many timesteps are evaluated, where they begin and end, and what that costs."""
-        sampling = self.sampling
-        first, least, end = sampling.timesteps[-1], sampling.timesteps[0], "a clean image"
-        if sampling.end >= 0:
-            end = f"t = {sampling.end}, where ᾱ is {self.diffusion.alphas_cumprod[sampling.end + 1]:.6g}"
-        cost = (
-            ""
-            if sampling.evaluations == len(sampling.timesteps)
-            else f" by {sampling.evaluations} evaluations"
-        )
-        return f"{len(sampling.timesteps)} evaluated, t from {first:.6g} to {least:.6g}, then {end}{cost}"
+    def cost_in_words(self) -> str:
+        """What an image costs, and where its last step ends."""
+        end, abar = self.sampling.end, self.diffusion.alphas_cumprod
+        where = "a clean image" if end == CLEAN else f"t = {end}, where ᾱ is {abar[end + 1]:.6g}"
+        return f"{self.sampling.evaluations} evaluations an image (NFE), which end at {where}"
 
     def missing(self) -> set[str]:
         """The pictures that are not there yet. With --keep_images no, all of them."""
@@ -200,8 +193,10 @@ def _pictures_with_bar(task: Task, bar: tqdm, steps: Iterator[Step]) -> Iterator
 
 
 def _announce(folder: Folder, missing: set[str], batch_size: int, precision: str) -> None:
-    done = len(folder.names) - len(missing)
+    timesteps, done = folder.sampling.timesteps, len(folder.names) - len(missing)
+    span = f"t from {timesteps[-1]:.6g} to {timesteps[0]:.6g}"
     logging.info(
-        f"{folder.options.S} steps asked, {folder.steps_in_words}; {len(missing)} images to make in batches "
-        f"of {batch_size}, {done} already there; {precision} on {folder.diffusion.device}"
+        f"{folder.options.S} steps asked, {len(timesteps)} evaluated, {span}; {len(missing)} images to make "
+        f"in batches of {batch_size}, {done} already there; {precision} on {folder.diffusion.device}; "
+        f"{folder.cost_in_words}"
     )

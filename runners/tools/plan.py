@@ -74,6 +74,7 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
         if options.is_grid:
             print(f"{folder.options.image_folder}:")
         print(f"  τ: {S} steps asked, {len(steps)} evaluated{dropped}: {', '.join(shown)}")
+        print(f"  {folder.cost_in_words}")
         print(
             f"  {len(missing)} images to make, {present} already there; {work:,} evaluations of the network"
         )

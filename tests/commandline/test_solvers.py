@@ -17,7 +17,8 @@ def decides(exp, name="images"):
 def test_a_command_line_of_dpm_solvers_own_program(run, tmp_path):
     command = sampling(run.config, run.ckpt, tmp_path, "--num_samples", 2, "--sample_type=dpmsolver++")
     said = main(*command, FORK, "--dpm_solver_type=dpmsolver").stderr
-    assert "6 steps asked, 6 evaluated, t from 999 to " in said and ", then t = 0, where ᾱ is 0.9999;" in said
+    assert "6 steps asked, 6 evaluated, t from 999 to " in said
+    assert "; 6 evaluations an image (NFE), which end at t = 0, where ᾱ is 0.9999" in said
     found = decides(tmp_path)
     assert (found["order"], found["method"], found["end"], found["eta"]) == (3, "multistep", 0, None)
     assert found["solver_type"] == "dpmsolver" and found["lower_order_final"] is True
@@ -39,7 +40,10 @@ def test_evaluations_are_counted_where_they_are_not_the_steps(run, tmp_path):
         run.config, run.ckpt, tmp_path, "--num_samples", 4, "--batch_size", 4, "--timesteps", 10
     )
     for name, n in (("pndm", 19), ("plms", 11), ("heun", 19)):
-        assert f"by {n} evaluations;" in main(*command, "-i", name, "--sample_type", name).stderr
+        assert (
+            f"; {n} evaluations an image (NFE), which end at a clean image"
+            in main(*command, "-i", name, "--sample_type", name).stderr
+        )
         assert (
             f"; {4 * n} evaluations of the network"
             in main(*command, "-i", "p", "--sample_type", name, "--plan").stdout
@@ -59,7 +63,7 @@ def test_a_file_of_timesteps(run, tmp_path):
     path = tmp_path / "steps.txt"
     path.write_text("0, 200, 400  # as --skip_type uniform\n800\n600\n")
     said = main(*command, "-i", "file", "--skip_type", path).stderr
-    assert "5 steps asked, 5 evaluated, t from 800 to 0, then a clean image" in said
+    assert "5 steps asked, 5 evaluated, t from 800 to 0;" in said
     main(*command, "-i", "uniform", "--timesteps", 5)
     assert decides(tmp_path, "file") == decides(tmp_path, "uniform")
     assert "5 steps" in main(*command, "--skip_type", path, "--sample_type", "deis", "-i", "d").stderr
