@@ -62,16 +62,24 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(
-    path: Path, device: torch.device, command: Sequence[str], tables: Mapping[str, Sequence[Row]]
+    path: Path,
+    device: torch.device,
+    command: Sequence[str],
+    tables: Mapping[str, Sequence[Row]],
+    also: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print the tables, and write them as {path}.md and {path}.json with the machine and the command."""
+    """Print the tables, and write them as {path}.md and {path}.json with the machine and the command.
+
+    also: what else the JSON holds.
+    """
     where = machine(device)
     head = f"{', '.join(f'{key} {value}' for key, value in where.items())}; `{' '.join(command)}`"
     text = "\n\n".join([head, *(f"**{title}**\n\n{markdown(rows)}" for title, rows in tables.items())]) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".md").write_text(text)
     path.with_suffix(".json").write_text(
-        json.dumps({"machine": where, "command": list(command), "tables": tables}, indent=1) + "\n"
+        json.dumps({"machine": where, "command": list(command), "tables": tables, **(also or {})}, indent=1)
+        + "\n"
     )
     print(text)
 

@@ -12,6 +12,7 @@ from typing import Any
 from configs.refusal import Refusal
 from functions.disk import files, manifest, tables
 from functions.metrics.metrics import METRICS, Number
+from runners.evaluation.published import Published
 
 Measurement = dict[str, Any]
 
@@ -71,7 +72,7 @@ def notes(measured: Measurement) -> dict[str, str]:
     return {metric: "; ".join(METRICS[metric].notes(results[metric], n, dim)) for metric in results}
 
 
-def table(measured: Measurement, published: float | None) -> str:
+def table(measured: Measurement, published: Published | None) -> str:
     """A row for each number: value and spread, N, reference, extractor, and what to keep in mind."""
     rows = [["metric", "value", "N", "reference", "extractor", ""]]
     of = [str(measured["num_samples"]), measured["reference"]["name"], measured["extractor"]["name"]]
@@ -79,6 +80,7 @@ def table(measured: Measurement, published: float | None) -> str:
         for name, number in METRICS[metric].numbers(measured["metrics"][metric]).items():
             value = f"{number.value:.4g}" + (f" ± {number.spread:.2g}" if number.spread is not None else "")
             if name == "fid" and published:
-                note = f"paper {published:g}, ×{number.value / published:.3g}; {note}".removesuffix("; ")
+                ratio = f"×{number.value / published.fid:.3g}"
+                note = f"{published.source} {published.fid:g}, {ratio}; {note}".removesuffix("; ")
             rows.append([name, value, *of, note])
     return tables.columns(rows)

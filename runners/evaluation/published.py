@@ -1,10 +1,22 @@
-"""The FIDs that arXiv 2010.02502 published: Table 1, and Table 3 for LSUN."""
+"""FIDs that were published: arXiv 2010.02502's, and others' of the same weights, spacing and evaluations."""
+
+from typing import NamedTuple
 
 from configs import Config
+from configs.choices import SAMPLERS
 from configs.options import Options
 
-STEPS = (10, 20, 50, 100, 1000)  # S of the columns; Table 3 has four
-# By data set, size and spacing, a row for each sampler, by its label in configs/choices.py.
+
+class Published(NamedTuple):
+    """A value, and who published it, as tables call them."""
+
+    fid: float
+    source: str
+
+
+STEPS = (10, 20, 50, 100, 1000)  # S of the columns
+# Tables 1 and 3 of arXiv 2010.02502: by data set, size and spacing, a row for each sampler, by its label in
+# configs/choices.py. LSUN's last values are in the text of appendix D.1: DDPM's own, 1000 steps.
 FIDS: dict[tuple[str, int, str], dict[str, tuple[float, ...]]] = {
     ("CIFAR10", 32, "quad"): {
         "η = 0": (13.36, 6.84, 4.67, 4.16, 4.04),
@@ -20,15 +32,42 @@ FIDS: dict[tuple[str, int, str], dict[str, tuple[float, ...]]] = {
         "η = 1": (33.12, 26.03, 18.48, 13.93, 5.98),
         "σ̂ (ddpm_noisy)": (299.71, 183.83, 71.71, 45.20, 3.26),
     },
-    ("bedroom", 256, "uniform"): {"η = 0": (16.95, 8.89, 6.75, 6.62), "η = 1": (42.78, 22.77, 10.81, 6.81)},
+    ("bedroom", 256, "uniform"): {
+        "η = 0": (16.95, 8.89, 6.75, 6.62),
+        "η = 1": (42.78, 22.77, 10.81, 6.81, 6.36),
+    },
     ("church_outdoor", 256, "uniform"): {
         "η = 0": (19.45, 12.47, 10.84, 10.58),
-        "η = 1": (51.56, 23.37, 11.16, 8.27),
+        "η = 1": (51.56, 23.37, 11.16, 8.27, 7.89),
     },
 }
 
+# By weights, spacing, label and evaluations (NFE). DPM-Solver: arXiv 2206.00927, figure 2 and table 4, by the
+# published CIFAR10 weights, its own rows with the timesteps that `logSNR` gives here.
+BY_WEIGHTS: dict[tuple[str, str, str, int], Published] = {
+    ("ema_cifar10", "quad", "η = 0", 12): Published(11.02, "DPM-Solver"),
+    ("ema_cifar10", "quad", "η = 0", 15): Published(8.92, "DPM-Solver"),
+    ("ema_cifar10", "quad", "σ̂ (ddpm_noisy)", 12): Published(246.3, "DPM-Solver"),
+    ("ema_cifar10", "quad", "σ̂ (ddpm_noisy)", 15): Published(197.6, "DPM-Solver"),
+    ("ema_cifar10", "logSNR", "dpmsolver 3S", 12): Published(4.65, "DPM-Solver"),
+}
 
-def published_fid(config: Config, options: Options) -> float | None:
-    """The paper's FID for the same data, steps, spacing and sampler; None where it has none."""
-    rows = FIDS.get((config.data.name, config.data.image_size, options.skip_type), {})
-    return dict(zip(STEPS, rows.get(options.sampler_label, ()), strict=False)).get(options.S)
+
+def published_fid(config: Config, options: Options) -> Published | None:
+    """What was published for the same data, steps, spacing and sampler; None where nothing was.
+
+    The paper's values are of its own networks, and stand beside any network of the same data.
+    """
+    record = SAMPLERS[options.sample_type]
+    changed = options.denoise, options.clip_x0 not in (None, record.clip_x0), not options.lower_order_final
+    if any(changed) or options.solver_type not in (None, *record.solver_types[:1]):
+        return None
+    data = config.data
+    rows = FIDS.get((data.name, data.image_size, options.skip_type), {})
+    fid = dict(zip(STEPS, rows.get(options.sampler_label, ()), strict=False)).get(options.S)
+    if fid is not None:
+        return Published(fid, "paper")
+    if data.name != "CIFAR10" or data.image_size != 32:
+        return None
+    weights = "ema_cifar10" if options.use_pretrained else options.ckpt or ""
+    return BY_WEIGHTS.get((weights, options.skip_type, options.sampler_label, record.evaluations(options.S)))

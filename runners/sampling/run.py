@@ -38,8 +38,8 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
             logging.info(f"cell {k + 1} of {len(folders)}: {folder.options.image_folder}")
         reuse = options.is_grid or not options.keep_images
         measured = fill(folder, loaded, speed, evaluator, folders[k + 1 :], reuse=reuse)
-        evaluated = len(folder.sampling.timesteps)
-        results.append(tables.Result(folder.options, loaded.name, loaded.step, evaluated, measured))
+        steps, evaluations = len(folder.sampling.timesteps), folder.sampling.evaluations
+        results.append(tables.Result(folder.options, loaded.name, loaded.step, steps, evaluations, measured))
         if measured and not options.is_grid and distributed.is_main():
             print(measurements.table(measured, published_fid(config, options)))
     if options.is_grid and distributed.is_main():

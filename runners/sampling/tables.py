@@ -13,7 +13,7 @@ from configs.options import Options
 from functions.disk import files, images, plots
 from functions.disk.tables import markdown
 from runners.evaluation import measurements
-from runners.evaluation.published import published_fid
+from runners.evaluation.published import Published, published_fid
 from runners.sampling.cells import checkpoint_label
 
 SHEET_COLUMNS = 16
@@ -21,12 +21,13 @@ SHEET_COLUMNS = 16
 
 @dataclass(frozen=True)
 class Result:
-    """A cell: options, the checkpoint's name and step (0 if unknown), steps evaluated, the measurement."""
+    """A cell: options, the checkpoint's name and step (0 if unknown), what it costs, the measurement."""
 
     options: Options
     checkpoint: str
     step: int
-    evaluated: int
+    evaluated: int  # timesteps of τ
+    evaluations: int  # of the network for an image (NFE)
     measured: dict[str, Any] | None
 
 
@@ -37,14 +38,15 @@ class Entry:
     results: list[Result]
     value: float
     spread: float | None
-    published: float | None
+    published: Published | None
 
     @property
     def text(self) -> str:
         value = f"{self.value:.4g}" + (f" ± {self.spread:.2g}" if self.spread is not None else "")
         if not self.published:
             return value
-        return f"{value} (paper {self.published:g}, ×{self.value / self.published:.3g})"
+        fid, source = self.published
+        return f"{value} ({source} {fid:g}, ×{self.value / fid:.3g})"
 
 
 def write(options: Options, config: Config, results: list[Result]) -> None:
@@ -102,12 +104,15 @@ def _cell(config: Config, result: Result) -> dict[str, Any]:
         "step": result.step,
         "sample_type": options.sample_type,
         "eta": options.eta if SAMPLERS[options.sample_type].takes_eta else None,
+        "skip_type": options.skip_type,
         "timesteps": options.S,
         "evaluated": result.evaluated,
+        "evaluations": result.evaluations,
         "seed": options.seed,
         "numbers": {name: number.value for name, number in found.items()},
-        "paper_fid": published,
-        "ratio": found["fid"].value / published if published and "fid" in found else None,
+        "paper_fid": published.fid if published else None,
+        "published_by": published.source if published else None,
+        "ratio": found["fid"].value / published.fid if published and "fid" in found else None,
         "measured": result.measured,
     }
 
@@ -118,44 +123,56 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "checkpoint": first.checkpoint,
         "step": first.step,
         "sampler": first.options.sampler_label,
+        "skip_type": first.options.skip_type,
         "timesteps": first.options.S,
+        "evaluations": first.evaluations,
         "seeds": [result.options.seed for result in entry.results],
         "mean": entry.value,
         "spread": entry.spread,
-        "paper": entry.published,
-        "ratio": entry.value / entry.published if entry.published else None,
+        "paper": entry.published.fid if entry.published else None,
+        "published_by": entry.published.source if entry.published else None,
+        "ratio": entry.value / entry.published.fid if entry.published else None,
     }
 
 
-def _row(options: Options, result: Result) -> str:
-    """The name of a row: its sampler, after its checkpoint where there are several."""
-    several = len(options.ckpts) > 1
-    of = f"{checkpoint_label(result.options.ckpts[0], options.ckpts)}, " if several else ""
-    return of + result.options.sampler_label
+def _row(options: Options, result: Result, *, checkpoint: bool = True) -> str:
+    """The name of a row: its sampler, after its checkpoint and before its spacing where there are several."""
+    parts = [result.options.sampler_label]
+    if checkpoint and len(options.ckpts) > 1:
+        parts.insert(0, checkpoint_label(result.options.ckpts[0], options.ckpts))
+    if len(_spacings(options)) > 1:
+        parts.append(result.options.spacing_label)
+    return ", ".join(parts)
+
+
+def _spacings(options: Options) -> tuple[str, ...]:
+    """Those that were asked, or else each sampler's own."""
+    own = (SAMPLERS[name].spacing for name in options.sample_types)
+    return options.skip_types or tuple(dict.fromkeys(own))
 
 
 def _text(options: Options, results: list[Result], entries: dict[str, list[Entry]]) -> str:
-    """A table for each number, S in columns, and what all of them have in common."""
+    """A table for each number, evaluations in columns, and what all of them have in common."""
     parts = []
+    costs = sorted({result.evaluations for result in results})
     for name, column in entries.items():
         rows: dict[str, dict[int, str]] = {}
         for entry in column:
             first = entry.results[0]
-            rows.setdefault(_row(options, first), {})[first.options.S] = entry.text
-        head = ["", *(f"S = {S}" for S in options.step_counts)]
-        parts.append(
-            f"## {name}\n\n" + markdown(head, [[row, *cells.values()] for row, cells in rows.items()])
-        )
+            row = rows.setdefault(_row(options, first), {})
+            # Two S can cost the same, as 400 and 500 uniform steps of 1000 do.
+            row[first.evaluations] = "; ".join(filter(None, [row.get(first.evaluations), entry.text]))
+        lines = [[name, *(cells.get(cost, "") for cost in costs)] for name, cells in rows.items()]
+        parts.append(f"## {name}\n\n" + markdown(["", *(f"NFE {cost}" for cost in costs)], lines))
         if name == "fid" and len(column) > 1:
             best = min(column, key=lambda entry: entry.value).results[0]
             parts.append(f"Lowest: {_row(options, best)}, S = {best.options.S}, {best.checkpoint}\n")
     if not entries:
-        lines = [[r.options.image_folder, str(r.options.S), str(r.evaluated)] for r in results]
-        parts.append(markdown(["folder", "steps asked", "evaluated"], lines))
+        lines = [[r.options.image_folder, str(r.options.S), str(r.evaluations)] for r in results]
+        parts.append(markdown(["folder", "steps asked", "evaluations (NFE)"], lines))
 
-    evaluated = {result.options.S: result.evaluated for result in results}
-    steps = ", ".join(f"{n} of S = {S}" for S, n in evaluated.items())
-    parts.append(f"- {options.skip_type} steps; evaluated: {steps}")
+    parts.append(f"- NFE: evaluations of the network for an image; {', '.join(_spacings(options))} steps")
+    parts += [f"- {line}" for line in _differing(results)]
     over = ": mean ± standard deviation" if len(options.seeds) > 1 else ""
     parts.append(f"- seed {', '.join(map(str, options.seeds))}{over}")
     measured = results[0].measured
@@ -166,16 +183,27 @@ def _text(options: Options, results: list[Result], entries: dict[str, list[Entry
     return "\n".join(parts) + "\n"
 
 
+def _differing(results: list[Result]) -> list[str]:
+    """Where evaluations are not the steps that were asked."""
+    found = {
+        f"{r.options.sampler_label}: S = {r.options.S} evaluates {r.evaluated} timesteps, NFE {r.evaluations}"
+        for r in results
+        if r.evaluations != r.options.S
+    }
+    return sorted(found)
+
+
 def _plot(path: Path, options: Options, name: str, entries: list[Entry]) -> None:
-    """A number against S; against the training step where there are several checkpoints."""
+    """A number against evaluations; against the training step where there are several checkpoints."""
     by_step = len(options.ckpts) > 1
     curves: dict[str, list[plots.Point]] = {}
     for entry in entries:
         first = entry.results[0]
-        curve, x = first.options.sampler_label, float(first.options.S)
+        curve, x = _row(options, first, checkpoint=False), float(first.evaluations)
         if by_step:
             x = first.step or options.ckpts.index(first.options.ckpts[0])
             curve += f", S = {first.options.S}" if len(options.step_counts) > 1 else ""
-        curves.setdefault(curve, []).append(plots.Point(x, entry.value, entry.spread, entry.published))
-    x_label = "training step" if by_step else "S (steps)"
+        published = entry.published.fid if entry.published else None
+        curves.setdefault(curve, []).append(plots.Point(x, entry.value, entry.spread, published))
+    x_label = "training step" if by_step else "evaluations (NFE)"
     plots.lines(path, curves, x_label, name.upper() if name in ("fid", "is") else name, log_x=not by_step)

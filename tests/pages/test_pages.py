@@ -325,7 +325,7 @@ def makes(words: list[str]) -> dict[str, int]:
     if "--fid" not in words:
         return {f"{run}/ckpt_3.pth": 1}
     if any(
-        count(words, flag) > 1 for flag in ("--timesteps", "--eta", "--sample_type", "--seed")
+        count(words, flag) > 1 for flag in ("--timesteps", "--skip_type", "--eta", "--sample_type", "--seed")
     ) or "*" in " ".join(words):
         return {f"{images}/table.md": 1}
     numbers = {f"{images}.metrics.json": 1} if "--metrics" in words else {}
@@ -347,6 +347,7 @@ RULES = {
         None,
         "made.md",
     ),
+    "benchmarks.solvers": ("--images 1 --evaluations 2 --reference 3 --out made", None, "made.md"),
     "benchmarks.training": ("--steps 20 --repeats 1 --only upstream --out made", "digits.yml", "made.md"),
     "benchmarks.widths": ("--networks 32:1,1:1: --seconds 1 --out made", None, "made.md"),
     "datasets.pack": ("", None, "{1}/data.mdb"),

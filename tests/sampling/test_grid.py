@@ -13,7 +13,7 @@ from configs import load_config
 from configs.arguments import parse
 from configs.options import fit
 from runners.diffusion import Diffusion, build_unet
-from runners.evaluation.published import published_fid
+from runners.evaluation.published import Published, published_fid
 from runners.sampling.cells import cells
 
 
@@ -58,12 +58,45 @@ def test_checkpoints_by_a_pattern_come_in_the_order_of_their_steps_each_with_a_n
         ("celeba.yml", ["--timesteps", 20, "--eta", 1], 26.03),
         ("bedroom.yml", ["--timesteps", 50], 6.75),
         ("church.yml", ["--timesteps", 100, "--eta", 1], 8.27),
+        ("bedroom.yml", ["--timesteps", 1000, "--eta", 1], 6.36),
+        ("church.yml", ["--timesteps", 1000, "--eta", 1], 7.89),
+        ("church.yml", ["--timesteps", 1000], None),
         ("church.yml", ["--timesteps", 100, "--sample_type", "ddpm_noisy"], None),
         ("digits.yml", ["--timesteps", 100], None),
     ],
 )
 def test_the_papers_value_is_that_of_the_same_data_steps_and_sampler(config, arguments, fid):
-    assert published_fid(load_config(config), options(*arguments, config=config)) == fid
+    found = published_fid(load_config(config), options(*arguments, config=config))
+    assert found == (fid and (fid, "paper"))
+
+
+@pytest.mark.parametrize(
+    "arguments, fid",
+    [
+        (["--sample_type", "dpmsolver", "--dpm_solver_method", "singlestep", "--timesteps", 12], 4.65),
+        (["--sample_type", "dpmsolver", "--dpm_solver_method", "multistep", "--timesteps", 12], None),
+        (
+            [
+                "--sample_type",
+                "dpmsolver",
+                "--dpm_solver_method",
+                "singlestep",
+                "--timesteps",
+                12,
+                "--denoise",
+            ],
+            None,
+        ),
+        (["--skip_type", "quad", "--timesteps", 15], 8.92),
+        (["--skip_type", "quad", "--timesteps", 15, "--clip_x0", "on"], None),
+        (["--skip_type", "uniform", "--timesteps", 15], None),
+    ],
+)
+def test_what_others_published_is_for_the_published_weights_alone(arguments, fid):
+    config, published = load_config("cifar10.yml"), (fid and (fid, "DPM-Solver"))
+    assert published_fid(config, options(*arguments, "--use_pretrained")) == published
+    assert published_fid(config, options(*arguments, "--ckpt", "ema_cifar10")) == published
+    assert published_fid(config, options(*arguments)) is None
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +133,23 @@ def test_a_grid_writes_its_tables_and_keeps_only_numbers(table):
     assert "| σ̂ (ddpm_noisy) |" in text and "## precision" in text and "N is not 50,000" in text
     picture = np.asarray(Image.open(folder / "table.png").convert("RGB"))
     assert picture.shape[1] > 500 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
+
+
+def test_samplers_are_compared_by_evaluations(run, extractor, tmp_path):
+    """Three steps of Heun's cost as much as five of DDIM: they stand in one column, and a line says why."""
+    command = sampling(
+        run.config, run.ckpt, tmp_path, "--num_samples", 20, "--keep_images no --timesteps 3 5"
+    )
+    command += ["--sample_type", "generalized", "heun", "--metrics", "fid", "--features", extractor]
+    said = main(*command, "-i", "g", "--skip_type", "trailing").stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["", "NFE 3", "NFE 5", "NFE 9"]
+    filled = {row[0]: [bool(cell) for cell in row[1:]] for row in rows[2:]}
+    assert filled == {"η = 0": [True, True, False], "heun": [False, True, True]}
+    assert "- heun: S = 5 evaluates 5 timesteps, NFE 9" in said and "for an image; trailing steps" in said
+    content = json.loads((tmp_path / "image_samples" / "g" / "table.json").read_text())
+    heun = [cell for cell in content["cells"] if cell["sample_type"] == "heun"]
+    assert [(cell["timesteps"], cell["evaluations"]) for cell in heun] == [(3, 5), (5, 9)]
 
 
 def test_a_grid_continues_cell_by_cell(table):
@@ -173,7 +223,9 @@ def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value
             Diffusion(load_config(str(config)), torch.device("cpu")).model.state_dict(),
             tmp_path / f"w{seed}.pth",
         )
-    monkeypatch.setattr("runners.sampling.tables.published_fid", lambda config, options: 0.5)
+    monkeypatch.setattr(
+        "runners.sampling.tables.published_fid", lambda config, options: Published(0.5, "paper")
+    )
     command = sampling(config, tmp_path / "w?.pth", tmp_path, "--num_samples", 6)
     main(*command, "--timesteps 10 --metrics fid --features", extractor, "--data", tmp_path / "pictures")
     text = (tmp_path / "image_samples" / "images" / "table.md").read_text()
