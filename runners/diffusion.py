@@ -299,7 +299,8 @@ class Diffusion:
         model: samplers.Model = self.eps
         if sampling.clip_x0 != record.clip_x0:
             low = -1 if self.config.data.rescaled else 0
-            model = samplers.clipped(model, self.alphas_cumprod, sampling.clip_x0, low)
+            table = self.alphas_cumprod.to(self.device)
+            model = samplers.clipped(model, table, sampling.clip_x0, low)
         return sampler(
             model, x, sampling.timesteps, self.alphas_cumprod, **choice, **sampling.solver, end=sampling.end,
             randn_like=randn_like,

@@ -19,7 +19,8 @@ COMPILED_SHARE = 0.5  # assumed compiled/eager time ratio
 class Network:
     """A model as a function of float32 x (b, c, h, w) and t (b,); the result is float32 in any precision.
 
-    Once compiled it pads a smaller batch to the size it was compiled for, so a ragged batch compiles nothing.
+    Once compiled it pads a smaller batch to the size it was compiled for, so a ragged batch compiles nothing;
+    nor do whole timesteps after others, for t is float32 there as it is in the embedding.
     """
 
     def __init__(self, model: nn.Module):
@@ -42,7 +43,7 @@ class Network:
             x, t = torch.cat([x, x.new_zeros(padding, *x.shape[1:])]), torch.cat([t, t.new_zeros(padding)])
         if self.rows:
             torch.compiler.cudagraph_mark_step_begin()
-        return self.forward(x.to(self.dtype, memory_format=self.format), t)[:n].float()
+        return self.forward(x.to(self.dtype, memory_format=self.format), t.float())[:n].float()
 
 
 class CompiledForBatches:

@@ -26,7 +26,7 @@ CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"off": None, "on": clip, 
 
 
 def clipped(model: Model, alphas_cumprod: Tensor, name: str, low: float) -> Model:
-    """`model` with the ε that belongs to its clipped x0. low: the data's range is [low, 1]."""
+    """`model` with the ε that belongs to its clipped x0. alphas_cumprod: on its device. Data: [low, 1]."""
     threshold = CLIPS[name]
     if threshold is None:
         return model
@@ -34,7 +34,7 @@ def clipped(model: Model, alphas_cumprod: Tensor, name: str, low: float) -> Mode
 
     @torch.no_grad()
     def eps(x: Tensor, t: Tensor) -> Tensor:
-        a = alpha_bar(alphas_cumprod.to(x.device), t).to(x.dtype).view(-1, 1, 1, 1)
+        a = alpha_bar(alphas_cumprod, t).to(x.dtype).view(-1, 1, 1, 1)
         x0 = (x - (1 - a).sqrt() * model(x, t)) / a.sqrt()
         x0 = centre + half * threshold((x0 - centre) / half)
         return (x - a.sqrt() * x0) / (1 - a).sqrt()
