@@ -58,11 +58,14 @@ class ModelConfig:
     ema_rate: Rate
     ema: bool
     resamp_with_conv: bool
+    prediction: Literal["eps", "x0", "v"] = "eps"
+    zero_init: bool = False
+    ema_warmup: bool = False
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    beta_schedule: Literal["linear", "quad", "const", "jsd", "sigmoid"]
+    beta_schedule: Literal["linear", "quad", "const", "jsd", "sigmoid", "cosine", "warmup10", "warmup50"]
     beta_start: Variance
     beta_end: Variance
     num_diffusion_timesteps: Count
@@ -76,6 +79,9 @@ class TrainingConfig:
     snapshot_freq: Count
     validation_freq: Count
     accumulate: Count = 1  # parts of a batch, one after the other, to save memory
+    loss: Literal["sum", "mean"] = "sum"
+    min_snr_gamma: Positive | None = None
+    antithetic: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,21 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: Literal["Adam", "RMSProp", "SGD"]
+    optimizer: Literal["Adam", "AdamW", "RMSProp", "SGD"]
     lr: NonNegative
     weight_decay: NonNegative
     beta1: Rate
     amsgrad: bool
     eps: NonNegative
     grad_clip: Positive | None = None
+    beta2: Rate = 0.999
+    warmup: Annotated[int, Range(low=0)] = 0
+    decay: Literal["none", "cosine"] = "none"
+
+    @property
+    def is_adam(self) -> bool:
+        """Whether beta1, beta2, eps and amsgrad count."""
+        return self.optimizer in ("Adam", "AdamW")
 
 
 @dataclass(frozen=True)

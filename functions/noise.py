@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functions.objectives import antithetic_timesteps
+from functions.objectives import antithetic_timesteps, independent_timesteps
 from functions.runtime.threads import cores_are_idle, map_ahead, worker_threads
 from functions.samplers import RandnLike
 
@@ -102,9 +102,10 @@ class BatchDraws:
         """Standard normal: (rows, *shape)."""
         return torch.randn((self.n, *shape), **self.how)[self.rows]
 
-    def t(self, T: int) -> Tensor:
-        """Antithetic t in [0, T): int64 (rows,)."""
-        return antithetic_timesteps(self.n, T, self.generator)[self.rows]
+    def t(self, T: int, antithetic: bool = True) -> Tensor:
+        """t in [0, T), in antithetic pairs or independent: int64 (rows,)."""
+        draw = antithetic_timesteps if antithetic else independent_timesteps
+        return draw(self.n, T, self.generator)[self.rows]
 
 
 def slerp(z1: Tensor, z2: Tensor, alpha: float) -> Tensor:

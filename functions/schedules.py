@@ -20,7 +20,11 @@ SCHEDULES: dict[str, Callable[[float, float, int], np.ndarray]] = {
     "const": lambda start, end, T: np.full(T, end),
     "jsd": lambda start, end, T: 1.0 / np.linspace(T, 1, T),
     "sigmoid": lambda start, end, T: 1 / (1 + np.exp(-np.linspace(-6, 6, T))) * (end - start) + start,
+    "cosine": lambda start, end, T: _cosine(T),
+    "warmup10": lambda start, end, T: _warmup(start, end, T, 0.1),
+    "warmup50": lambda start, end, T: _warmup(start, end, T, 0.5),
 }
+
 
 # τ, ascending, from (S, T), by the names in configs/choices.py; the last step goes to a clean image.
 # The first two are upstream's to the bit (DDIM, appendix D.2).
@@ -47,6 +51,17 @@ CURVES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "time_quadratic": lambda share, a: len(a) * (1 + share * (len(a) ** -0.5 - 1)) ** 2 - 1,
     "logSNR": _equal_in_lambda,
 }
+
+
+def _cosine(T: int) -> np.ndarray:
+    """ᾱ follows cos², and no β is above 0.999 (arXiv 2102.09672, equation 17)."""
+    a = np.cos((np.linspace(0, 1, T + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - a[1:] / a[:-1], 0.999)
+
+
+def _warmup(start: float, end: float, T: int, share: float) -> np.ndarray:
+    """From start to end over the first `share` of T, then constant, as in DDPM's code."""
+    return np.append(np.linspace(start, end, int(T * share)), np.full(T - int(T * share), end))
 
 
 def betas(config: DiffusionConfig) -> np.ndarray:

@@ -172,6 +172,18 @@ class UNet(nn.Module):
         self.norm_out = normalize(h_ch)
         self.conv_out = nn.Conv2d(h_ch, out_ch, 3, padding=1)
 
+    @torch.no_grad()
+    def initialize_as_ddpm(self) -> None:
+        """Random weights as DDPM's code draws them. Each block begins as the identity, and ε_θ is 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        blocks = [m for m in self.modules() if isinstance(m, ResnetBlock | AttnBlock)]
+        last = [b.conv2 if isinstance(b, ResnetBlock) else b.proj_out for b in blocks]
+        for module in (*last, self.conv_out):
+            nn.init.zeros_(module.weight)
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (b, in_channels, image_size, image_size), t (b,) int -> ε (b, out_ch, image_size, image_size)."""
         temb = self.temb(t)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from datasets.scaling import from_model_range
 from functions import samplers, weights
 from functions.disk.images import to_uint8
 from functions.noise import initial_noise, step_noise
-from functions.objectives import EPS
+from functions.objectives import eps_of, objective_of
 from functions.runtime.compilation import Network
 from functions.runtime.device import choose_device
 from functions.runtime.precision import memory_format
@@ -101,7 +101,7 @@ class Diffusion:
         self.config = config
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))  # ᾱ_t is alphas_cumprod[t + 1]
-        self.prediction = EPS
+        self.objective = objective_of(config)
 
     @classmethod
     def from_pretrained(
@@ -127,12 +127,20 @@ class Diffusion:
     @cached_property
     def ema(self) -> EMA | None:
         """The average of the weights, which training keeps; None where the config says so."""
-        return EMA(self.model, self.config.model.ema_rate) if self.config.model.ema else None
+        model = self.config.model
+        return EMA(self.model, model.ema_rate, model.ema_warmup) if model.ema else None
 
     @cached_property
     def network(self) -> Network | UNet:
         """What is evaluated: the model, or since `accelerate` a faster form of it."""
         return self.model
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """What decides its images and numbers beside weights and data, as plain JSON values."""
+        prediction = self.config.model.prediction
+        of_network = {} if prediction == "eps" else {"prediction": prediction}
+        return {"diffusion": asdict(self.config.diffusion), **of_network}
 
     @property
     def T(self) -> int:
@@ -197,9 +205,13 @@ class Diffusion:
 
     # Sampling, step by step.
 
+    @cached_property
+    def _alphas_on_device(self) -> Tensor:
+        return self.alphas_cumprod.to(self.device)
+
     def eps(self, x: Tensor, t: Tensor) -> Tensor:
         """ε of x (b, c, h, w) at t (b,), whatever the network predicts."""
-        return self.prediction.to_eps(self.network(x, t), x, t, self.alphas_cumprod)
+        return eps_of(self.objective.prediction, self.network(x, t), x, t, self._alphas_on_device)
 
     def latents(self, indices: Iterable[int], seed: int = DEFAULT.seed) -> Tensor:
         """x_T of the images `indices`: float32 (b, c, h, w) on the CPU."""
@@ -377,9 +389,12 @@ def _checked(batch: Batch, finite: Callable[[], Tensor]) -> Batch:
 def build_unet(config: Config) -> UNet:
     """The network that a config describes, with random weights."""
     model = config.model
-    return UNet(
+    unet = UNet(
         image_size=config.data.image_size, in_channels=model.in_channels, out_ch=model.out_ch, ch=model.ch,
         ch_mult=model.ch_mult, num_res_blocks=model.num_res_blocks, attn_resolutions=model.attn_resolutions,
         dropout=model.dropout, resamp_with_conv=model.resamp_with_conv,
         logvar_timesteps=config.diffusion.num_diffusion_timesteps if model.type == "bayesian" else 0,
     )  # fmt: skip
+    if model.zero_init:
+        unet.initialize_as_ddpm()
+    return unet

@@ -17,7 +17,8 @@ from configs.refusal import Refusal
 from functions.schedules import betas
 
 INDEX, UNET, SCHEDULER = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
-SCHEDULES = {"linear": "linear", "scaled_linear": "quad", "sigmoid": "sigmoid"}  # diffusers' name: ours
+SCHEDULES = {"linear": "linear", "scaled_linear": "quad", "sigmoid": "sigmoid", "squaredcos_cap_v2": "cosine"}
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # these two: diffusers' name: ours
 
 # UNet2DModel's keys, and the value of each that config.json omits.
 _DEFAULTS: dict[str, Any] = {
@@ -48,6 +49,7 @@ _SCHEDULER: dict[str, Any] = {
 _COMPARED = (
     "data.image_size", "data.channels", "data.rescaled", "data.logit_transform", "model.type", "model.ch",
     "model.ch_mult", "model.num_res_blocks", "model.attn_resolutions", "model.resamp_with_conv",
+    "model.prediction",
     "diffusion.num_diffusion_timesteps",
 )  # fmt: skip
 
@@ -128,6 +130,7 @@ def to_json(config: Config) -> dict[str, dict[str, Any]]:
         "beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end,
         "trained_betas": None if diffusion.beta_schedule == "linear" else betas(diffusion).tolist(),
         "variance_type": model.var_type.replace("fixed", "fixed_"),
+        "prediction_type": next(name for name, ours in PREDICTIONS.items() if ours == model.prediction),
     }  # fmt: skip
     parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     index = {"_class_name": "DDIMPipeline", **parts}
@@ -181,11 +184,13 @@ def _read_schedule(path: Path, config: Config) -> Config:
     if trained is not None:
         content["beta_schedule"] = "linear"  # diffusers ignores it
     _check_keys(path, content, {
-        "prediction_type": ["epsilon"], "rescale_betas_zero_snr": [False], "beta_schedule": list(SCHEDULES),
+        "prediction_type": list(PREDICTIONS), "beta_schedule": list(SCHEDULES),
+        "rescale_betas_zero_snr": [False],
         "variance_type": [None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"],
     })  # fmt: skip
     tree = _tree(config)
     tree["model"]["var_type"] = "fixedlarge" if "large" in str(content["variance_type"]) else "fixedsmall"
+    tree["model"]["prediction"] = PREDICTIONS[content["prediction_type"]]
     tree["diffusion"] = {
         "beta_schedule": SCHEDULES[content["beta_schedule"]], "beta_start": content["beta_start"],
         "beta_end": content["beta_end"], "num_diffusion_timesteps": T,

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -108,7 +107,7 @@ def _identity(diffusion: Diffusion, options: Options, chosen: np.ndarray, images
     of = {"dataset": config.data.dataset, "split": options.reference, "images": pixels.hexdigest()}
     return {
         "data": {**of, "rescaled": config.data.rescaled},
-        "diffusion": asdict(config.diffusion),
+        **diffusion.decides,
         "var_type": config.model.var_type,
         "num_samples": len(chosen),
         "seed": options.seed,

@@ -25,7 +25,7 @@ def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
             draws = BatchDraws(generator, batch.size, distributed.share_of(batch.size))
             x0 = to_model_range(images.to(device), config.data, draws)
             t, eps = draws.t(diffusion.T), draws.normal(*x0.shape[1:])
-            losses = noise_estimation_loss(network, x0, t, eps, alphas_cumprod, diffusion.prediction)
+            losses = noise_estimation_loss(network, x0, t, eps, alphas_cumprod, diffusion.objective)
             total += losses.sum() * distributed.weight_of_share(batch.size)
             bar.update(batch.size)
     return distributed.all_reduce_sum(total).item() / len(dataset)

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -61,7 +60,7 @@ class Folder:
 
     def identity(self, weights: str) -> dict[str, Any]:
         """Everything that decides the pixels, as plain JSON values. weights: their hash."""
-        config, data = self.diffusion.config, self.diffusion.config.data
+        data = self.diffusion.config.data
         takes_eta = SAMPLERS[self.sampling.sample_type].takes_eta
         return {
             "mode": self.options.mode,
@@ -69,7 +68,7 @@ class Folder:
             "image": {
                 "size": data.image_size, "rescaled": data.rescaled, "logit_transform": data.logit_transform,
             },
-            "diffusion": asdict(config.diffusion),
+            **self.diffusion.decides,
             "sample_type": self.sampling.sample_type,
             "eta": self.sampling.eta if takes_eta else None,
             "seed": self.sampling.seed,

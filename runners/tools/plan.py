@@ -25,7 +25,12 @@ from runners.training import run_folder
 from runners.training.loop import final_step
 from runners.training.state import TrainingState
 
-OPTIMIZER_TENSORS = {"Adam": 2, "RMSProp": 1, "SGD": 1}  # as many as the parameters; amsgrad has one more
+OPTIMIZER_TENSORS = {
+    "Adam": 2,
+    "AdamW": 2,
+    "RMSProp": 1,
+    "SGD": 1,
+}  # as many as the parameters; amsgrad has one more
 MOST_SECONDS = 5.0  # that a batch may take to be timed
 PNG_OVERHEAD, DISK_BLOCK = 200, 4096  # bytes
 
@@ -107,7 +112,7 @@ def _plan_training(diffusion: Diffusion, options: Options, n: int) -> None:
     steps = range(start + 1, end + 1)
     snapshots = sum(run_folder.is_snapshot(step, end, training.snapshot_freq) for step in steps)
     copies = 1 + (state.ema is not None) + OPTIMIZER_TENSORS[optim.optimizer]
-    copies += optim.amsgrad and optim.optimizer == "Adam"
+    copies += optim.amsgrad and optim.is_adam
     size = copies * sum(p.numel() * p.element_size() for p in diffusion.model.parameters())
     print(f"snapshots: {snapshots} of {_size(size)}, in all {_size(snapshots * size)}")
 

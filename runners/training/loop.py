@@ -91,8 +91,8 @@ def _loop(
     config, training = diffusion.config, diffusion.config.training
     parallel = distributed.parallel(diffusion.model.train())
     network = _compiled_if_it_pays(options, diffusion, parallel, last_step)
-    alphas_cumprod, prediction = diffusion.alphas_cumprod.to(device), diffusion.prediction
-    losses_of = partial(noise_estimation_loss, network, alphas_cumprod=alphas_cumprod, prediction=prediction)
+    alphas_cumprod, objective = diffusion.alphas_cumprod.to(device), diffusion.objective
+    losses_of = partial(noise_estimation_loss, network, alphas_cumprod=alphas_cumprod, objective=objective)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
     n, position = len(dataset), (state.seed, state.epoch, state.images_seen)
@@ -111,15 +111,16 @@ def _loop(
 
         # Take the step.
         grad_norm = clip_grad_norm_(diffusion.model.parameters(), max_norm)
+        lr = state.set_learning_rate(last_step)
         state.optimizer.step()
 
         # Update the average.
         if state.ema:
-            state.ema.update(diffusion.model)
+            state.ema.update(diffusion.model, state.step - 1)
 
         # Report.
         by_quarter = distributed.weight_of_share(batch.size) * loss_by_quarter(losses, draws.t, diffusion.T)
-        report.step(state.step, distributed.all_reduce_sum(by_quarter), grad_norm)
+        report.step(state.step, distributed.all_reduce_sum(by_quarter), grad_norm, lr)
 
         # Validate.
         if test_set is not None and state.step % training.validation_freq == 0:
@@ -146,7 +147,8 @@ def _draw(state: TrainingState, images: Tensor, n: int) -> Draws:
     draws = BatchDraws(generator, n, distributed.share_of(n))
     images = images.to(device, non_blocking=device.type == "cuda")
     x0 = as_trained_on(images, diffusion.config.data, draws)
-    return Draws(x0, draws.t(diffusion.T), draws.normal(*x0.shape[1:]))
+    antithetic = diffusion.config.training.antithetic
+    return Draws(x0, draws.t(diffusion.T, antithetic), draws.normal(*x0.shape[1:]))
 
 
 def _backward(

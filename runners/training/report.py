@@ -33,7 +33,7 @@ class Report:
     def __init__(self, options: Options, config: Config, step: int, total: int, seed: int):
         self.options, self.config, self.seed = options, config, seed
         self.start, self.total = step, total
-        self.pending: list[tuple[int, Tensor, Tensor]] = []
+        self.pending: list[tuple[int, Tensor, Tensor, float]] = []
         self.read_at = time.monotonic()
         self.waited = 0.0  # for data, since then
 
@@ -67,10 +67,10 @@ class Report:
                 return
             yield batch
 
-    def step(self, step: int, by_quarter: Tensor, grad_norm: Tensor) -> None:
-        """Take a step's numbers, still on the device: the batch's `loss_by_quarter` and the gradient norm."""
+    def step(self, step: int, by_quarter: Tensor, grad_norm: Tensor, lr: float) -> None:
+        """Take a step's numbers, still on the device: the batch's `loss_by_quarter`, the gradient norm."""
         if distributed.is_main():
-            self.pending.append((step, by_quarter, grad_norm))
+            self.pending.append((step, by_quarter, grad_norm, lr))
             if time.monotonic() - self.read_at > SECONDS_BETWEEN_READS:
                 self.read()
 
@@ -79,7 +79,7 @@ class Report:
         if not self.pending:
             return
         # Fetch the numbers, which waits for the device.
-        steps, by_quarter, grad_norms = zip(*self.pending, strict=True)
+        steps, by_quarter, grad_norms, lrs = zip(*self.pending, strict=True)
         sums, counts = torch.stack(by_quarter).cpu().double().unbind(1)  # steps 4
         losses, norms = (sums.sum(1) / counts.sum(1)).tolist(), torch.stack(grad_norms).tolist()
         seconds, waited = time.monotonic() - self.read_at, self.waited
@@ -101,7 +101,7 @@ class Report:
         totals = zip(self._quarters(), sums.sum(0).tolist(), counts.sum(0).tolist(), strict=True)
         self._scalars(step, {f"loss_by_timestep/{name}": total / n for name, total, n in totals if n})
         of_block = {"images_per_second": rate, "share_of_time_waiting_for_data": waiting}
-        self._scalars(step, {"learning_rate": self.config.optim.lr} | of_block)
+        self._scalars(step, {"learning_rate": lrs[-1]} | of_block)
         shown = {"loss": f"{loss:.4g}", "images_per_s": f"{rate:.4g}", "data_wait": f"{waiting:.0%}"}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(len(steps))

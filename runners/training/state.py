@@ -1,6 +1,7 @@
 """What training changes: declared once, to save it, to load it and to resume from it."""
 
 import logging
+import math
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import Diffusion
 
 # What each optimizer keeps for a parameter after its first step.
-_STATE_KEY = {"Adam": "exp_avg", "RMSProp": "square_avg", "SGD": "momentum_buffer"}
+_STATE_KEY = {"Adam": "exp_avg", "AdamW": "exp_avg", "RMSProp": "square_avg", "SGD": "momentum_buffer"}
 
 
 class TrainingState:
@@ -26,6 +27,16 @@ class TrainingState:
         self.step = 0
         self.epoch = 0
         self.images_seen = 0  # of this epoch
+
+    def set_learning_rate(self, last_step: int) -> float:
+        """Give the optimizer the learning rate of this step, and return it."""
+        optim = self.diffusion.config.optim
+        lr = learning_rate(optim, self.step, last_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            if optim.warmup or optim.decay != "none":
+                group["initial_lr"] = optim.lr
+        return lr
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(
@@ -60,8 +71,7 @@ class TrainingState:
 
         # Does it fit this optimizer and these parameters?
         optim, params = self.diffusion.config.optim, list(self.diffusion.model.parameters())
-        amsgrad = optim.optimizer == "Adam" and optim.amsgrad
-        key = "max_exp_avg_sq" if amsgrad else _STATE_KEY[optim.optimizer]
+        key = "max_exp_avg_sq" if optim.is_adam and optim.amsgrad else _STATE_KEY[optim.optimizer]
         for i, param in enumerate(params):
             values = saved.get(i, {})
             if key not in values:
@@ -71,7 +81,7 @@ class TrainingState:
                     f"the optimizer state in {source} does not fit: entry {i} is not {tuple(param.shape)}"
                 )
 
-        before = groups[0].get("lr")
+        before = groups[0].get("initial_lr", groups[0].get("lr"))  # the first, where it was scheduled
         if before != optim.lr:
             logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before}")
         ours = self.optimizer.state_dict()
@@ -84,14 +94,25 @@ class TrainingState:
                     values[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
 
 
+def learning_rate(optim: OptimConfig, step: int, last_step: int) -> float:
+    """That of step 1 … last_step: it rises linearly over the warm-up; a cosine then ends at 0 in the last."""
+    if step <= optim.warmup:
+        return optim.lr * (step / optim.warmup)
+    if optim.decay == "none":
+        return optim.lr
+    share = (step - optim.warmup) / max(1, last_step - optim.warmup)
+    return optim.lr * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Upstream's three, with its fixed constants: Adam's beta2 0.999, SGD's momentum 0.9."""
+    """Upstream's three, with its fixed momentum of SGD, 0.9; and AdamW."""
     params = list(model.parameters())
     fused = params[0].device.type in ("cuda", "cpu")
     match optim.optimizer:
-        case "Adam":
-            return torch.optim.Adam(
-                params, lr=optim.lr, betas=(optim.beta1, 0.999), eps=optim.eps,
+        case "Adam" | "AdamW":
+            adam = torch.optim.Adam if optim.optimizer == "Adam" else torch.optim.AdamW
+            return adam(
+                params, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps,
                 weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=fused,
             )  # fmt: skip
         case "RMSProp":

@@ -15,7 +15,9 @@ from support.pipelines import edit, pipeline, spell_as_old, unet2d
 from support.program import main, refuses
 
 from configs import load_config, to_yaml
+from configs.refusal import Refusal
 from functions.noise import initial_noise
+from functions.samplers import last
 from functions.schedules import alphas_cumprod, betas
 from functions.weights import diffusers, diffusers_config, load_checkpoint
 from runners.diffusion import Diffusion
@@ -85,7 +87,31 @@ def load_folder_as(folder, path, schedule):
     return path
 
 
-@pytest.mark.parametrize("schedule", ["linear", "quad", "const", "jsd", "sigmoid"])
+@pytest.mark.parametrize("theirs, ours", [("epsilon", "eps"), ("sample", "x0"), ("v_prediction", "v")])
+def test_each_kind_of_prediction_is_read_sampled_and_exported(tmp_path, theirs, ours):
+    """Against DDIMScheduler's own steps on diffusers' network, and back into a folder."""
+    source = pipeline(tmp_path / "p", unet2d(8, [32, 64], 1), prediction_type=theirs)
+    diffusion = Diffusion.from_pretrained(str(source), device="cpu")
+    assert diffusion.config.model.prediction == ours
+    diffusers.save(tmp_path / "out", diffusion.model.state_dict(), diffusion.config)
+    scheduler = reference.DDIMScheduler.from_pretrained(tmp_path / "out" / "scheduler")
+    assert scheduler.config.prediction_type == theirs
+    unet = reference.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
+    scheduler.set_timesteps(10)
+    x = diffusion.latents(range(2))
+    with torch.no_grad():
+        found = last(diffusion.denoise(x, diffusion.sampling(10))).x
+        for t in scheduler.timesteps:
+            x = scheduler.step(unet(x, t).sample, t, x, eta=0.0).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
+    other = replace(
+        diffusion.config, model=replace(diffusion.config.model, prediction="v" if ours == "eps" else "eps")
+    )
+    with pytest.raises(Refusal, match=r"model\.prediction is"):
+        diffusers_config.check(source, other)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "quad", "const", "jsd", "sigmoid", "cosine", "warmup10"])
 def test_a_schedule_survives_a_folder(tmp_path, pipe, schedule):
     config = diffusers_config.read(pipe)
     config = replace(config, diffusion=replace(config.diffusion, beta_schedule=schedule))
@@ -102,6 +128,7 @@ def test_a_schedule_survives_a_folder(tmp_path, pipe, schedule):
     [
         (dict(beta_schedule="scaled_linear"), "quad"),
         (dict(beta_schedule="sigmoid"), "sigmoid"),
+        (dict(beta_schedule="squaredcos_cap_v2"), "cosine"),
         (dict(trained_betas=np.linspace(0.001, 0.01, 100).tolist(), num_train_timesteps=100), "linear"),
     ],
 )
@@ -187,16 +214,12 @@ def test_a_network_with_more_than_ours_is_refused_by_name(tmp_path, pipe, change
     [
         (
             "scheduler/scheduler_config.json",
-            dict(prediction_type="v_prediction"),
-            ["prediction_type", "v_prediction", "epsilon"],
+            dict(prediction_type="flow_prediction"),
+            ["prediction_type", "flow_prediction", "epsilon"],
         ),
         ("scheduler/scheduler_config.json", dict(rescale_betas_zero_snr=True), ["rescale_betas_zero_snr"]),
         ("scheduler/scheduler_config.json", dict(variance_type="learned_range"), ["variance_type"]),
-        (
-            "scheduler/scheduler_config.json",
-            dict(beta_schedule="squaredcos_cap_v2"),
-            ["beta_schedule", "squaredcos_cap_v2"],
-        ),
+        ("scheduler/scheduler_config.json", dict(beta_schedule="laplace"), ["beta_schedule", "laplace"]),
         ("scheduler/scheduler_config.json", dict(trained_betas=[0.1, 0.2]), ["trained_betas", "1000"]),
         (
             "scheduler/scheduler_config.json",
