@@ -67,7 +67,7 @@ SAMPLERS = {
     "dpmsolver": _solver("dpmsolver", "DPM-Solver, orders 1 to 3", **_DPM),
     "unipc": _solver("unipc", "UniPC with B(h) = h, orders 1 to 3", orders=(3, 2, 1), spacing="logSNR"),
     "unipc_bh2": _solver("unipc_bh2", "UniPC with B(h) = e^h - 1", orders=(3, 2, 1), spacing="logSNR"),
-    "deis": _solver("deis", "tAB-DEIS, orders 1 to 4", orders=(3, 2, 1, 4), spacing="time_uniform"),
+    "deis": _solver("deis", "tAB-DEIS, orders 1 to 4", orders=(3, 2, 1, 4), spacing="logSNR"),
     "pndm": _solver(
         "pndm", "F-PNDM, S + 9 evaluations", evaluations=lambda steps: steps + 3 * min(3, steps - 1)
     ),

@@ -70,7 +70,8 @@ def is_among(number: str, known: list[float]) -> bool:
 
 
 def of_pages() -> list:
-    found = [(page, title, text) for page in PAGES for title, text in sections(page.read_text()).items()]
+    pages = [*PAGES, ROOT / "docs" / "solvers.md"]
+    found = [(page, title, text) for page in pages for title, text in sections(page.read_text()).items()]
     numeric = [
         (page, title, text) for page, title, text in found if ".json)" in text and title not in OF_WORDS
     ]
