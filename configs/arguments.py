@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs.choices import CLIPS, METHODS, METRICS, SAMPLERS, SPACINGS, SPELLINGS, TASKS
+from configs.choices import CLIPS, INVERSIONS, METHODS, METRICS, SAMPLERS, SPACINGS, SPELLINGS, TASKS
 from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
 from configs.refusal import Refusal, nearest
@@ -44,7 +44,8 @@ def parse(argv: list[str]) -> Options:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     check_values(given)
     options = _options(given)
-    check_combination(options, sample=bool(given.pop("sample", False)))
+    by_value = options.mode in TASKS and bool(TASKS[options.mode].value)
+    check_combination(options, sample=by_value or bool(given.pop("sample", False)))
     return options
 
 
@@ -71,7 +72,9 @@ def _options(given: dict[str, Any]) -> Options:
     # Defaults that depend on other flags.
     values["config"] = given.get("config") or next(iter(values["ckpts"]), "")
     if values["mode"] == "test":
-        values = {"num_samples": DEFAULT_TEST_IMAGES, "reference": "test"} | values
+        values = {"num_samples": DEFAULT_TEST_IMAGES} | values
+    if values["mode"] in ("test", "reconstruction"):
+        values = {"reference": "test"} | values
     return Options(**values, given=frozenset(given))
 
 
@@ -112,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("tasks", "Without one: training.").add_argument
     add("--sample", **switch, help="make images, in one of these ways:")
-    for name, summary in TASKS.items():
-        add(f"--{name}", **switch, help=summary)
+    for name, task in TASKS.items():
+        takes: dict[str, Any] = {"metavar": task.value} if task.value else switch
+        add(f"--{name}", **takes, help=task.summary)
     add("--test", **switch, help="bits per dimension and the training loss on real images")
     add("--preview", **switch, help="64 training images as the model sees them: {image_folder}.preview.png")
     add("--export", metavar="PATH",
@@ -151,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-i", "--image_folder", metavar="NAME",
         help=f"{{exp}}/image_samples/NAME (default: {default.image_folder})")
     add("--num_samples", type=int, metavar="N",
-        help=f"images of --fid (default: {default.num_samples}) or --test ({DEFAULT_TEST_IMAGES})")
+        help=f"images of --fid (default: {default.num_samples}), of --test ({DEFAULT_TEST_IMAGES}), or of "
+             "those that are read (all)")
     add("--timesteps", type=int, nargs="+", metavar="S",
         help=f"steps (default: {default.S}, or all where there are fewer)")
     add("--skip_type", type=_spacing, nargs="+", metavar="TYPE",
@@ -174,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of a spacing that leaves a little noise: spend the last evaluation on a clean image")
     add("--clip_x0", choices=list(CLIPS), metavar="C",
         help=f"the predicted x0: {_listed(CLIPS)} (default: off, with ddpm_noisy on)")
+
+    add("--inversion", choices=list(INVERSIONS), metavar="LEVEL",
+        help=f"the noise level that an encoding step tells the network: {_listed(INVERSIONS)} "
+             f"(default: {default.inversion})")
 
     add = parser.add_argument_group("evaluation, with --sample --fid").add_argument
     add("--metrics", nargs="+", choices=list(METRICS), metavar="M",

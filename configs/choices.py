@@ -96,12 +96,33 @@ CLIPS = {
     "dynamic": "scaled into it by the 0.995 quantile of each image",
 }
 
+
+@dataclass(frozen=True)
+class Task:
+    """What flags say of a task of --sample."""
+
+    summary: str
+    takes: tuple[str, ...] = ()  # the flags that not every task takes
+    grid: bool = False  # flags that repeat make a grid
+    value: str = ""  # what its own flag takes, if it takes a value; such a flag needs no --sample beside it
+    samplers: tuple[str, ...] = ()  # those it is defined for; empty: all
+
+
 # runners/sampling/tasks.py: what --sample makes
+_MANY = ("num_samples", "batch_size")
 TASKS = {
-    "fid": "{i}.png for i from 0 to --num_samples - 1",
-    "interpolation": "11 images on a path between two latents: {i}.png",
-    "sequence": "the predicted x0 of 8 chains at each step: {chain}_{step}.png",
+    "fid": Task("{i}.png for i from 0 to --num_samples - 1", (*_MANY, "metrics"), grid=True),
+    "interpolation": Task("11 images on a path between two latents: {i}.png"),
+    "sequence": Task("the predicted x0 of 8 chains at each step: {chain}_{step}.png"),
+    "reconstruction": Task(
+        "real images to x_T and back, and the error: {i}.png", (*_MANY, "reference", "inversion"), grid=True
+    ),
+    "encode": Task("x_T of images: {image_folder}.npz", (*_MANY, "inversion"), value="WHAT"),
+    "decode": Task("images from such a file: {i}.png", _MANY, grid=True, value="FILE"),
 }
+
+# functions/inversion.py: which of its two noise levels an encoding step tells the network
+INVERSIONS = {"to": "the one it goes to", "from": "the one it leaves"}
 
 # functions/metrics/metrics.py
 METRICS = {

@@ -8,6 +8,7 @@ from configs.choices import SAMPLERS, TASKS
 from configs.options import Options
 from configs.refusal import Refusal
 
+TAKEN_BY_TEST = ("num_samples", "batch_size", "reference")
 GRID_FLAGS = ("timesteps", "skip_type", "eta", "sample_type", "seed", "ckpt")  # the flags that may repeat
 
 
@@ -39,6 +40,7 @@ def check_combination(options: Options, *, sample: bool) -> None:
     """Raise Refusal for flags that do not go together. sample: --sample was given."""
     given, mode = options.given, options.mode
     kinds = [f"--{task}" for task in TASKS if task in given]
+    loads = sample or mode in ("test", "export")
     if sample and len(kinds) != 1:
         said = " and ".join(kinds) if kinds else "none"
         raise Refusal(f"--sample goes with one of {', '.join(f'--{task}' for task in TASKS)}; {said} given")
@@ -47,21 +49,7 @@ def check_combination(options: Options, *, sample: bool) -> None:
     if {"ckpt", "use_pretrained"} <= given:
         raise Refusal("--ckpt and --use_pretrained both name the weights; give one of them")
 
-    # What a flag goes with.
-    loads = sample or mode in ("test", "export")
-    in_batches, measures = mode in ("fid", "test"), bool(options.metrics)
-    rules = [
-        (("ckpt", "use_pretrained", "weights"), loads, "--sample, --test or --export"),
-        (("num_samples", "batch_size"), in_batches, "--sample --fid or --test"),
-        (("metrics",), mode == "fid", "--sample --fid"),
-        (("reference",), measures or mode == "test", "--metrics or --test"),
-        (("features", "keep_images"), measures, "--metrics"),
-        (("plan",), mode not in ("preview", "export", "inspect"), "training, --sample or --test"),
-    ]
-    for flags, fits, needed in rules:
-        for flag in flags:
-            if flag in given and not fits:
-                raise Refusal(f"--{flag} goes with {needed}")
+    _check_companions(options, loads=loads)
     if mode == "test" and options.reference not in ("test", "train"):
         raise Refusal(f"--reference is {options.reference!r}; --test takes test or train")
     _check_samplers(options)
@@ -70,9 +58,10 @@ def check_combination(options: Options, *, sample: bool) -> None:
         options.ckpts,
     ]  # fmt: skip
     several = [flag for flag, values in zip(GRID_FLAGS, counts, strict=True) if len(values) > 1]
-    if several and mode != "fid":
+    if several and not (mode in TASKS and TASKS[mode].grid):
+        grids = ", ".join(f"--sample --{name}" for name, task in TASKS.items() if task.grid)
         raise Refusal(
-            f"several values of --{several[0]} make a grid, which goes with --sample --fid; give one value"
+            f"several values of --{several[0]} make a grid, which goes with one of {grids}; give one value"
         )
 
     # What is needed.
@@ -91,6 +80,35 @@ def check_combination(options: Options, *, sample: bool) -> None:
         for path in (folder, *folder.parents):
             if path.is_file():
                 raise Refusal(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
+
+
+def _check_companions(options: Options, *, loads: bool) -> None:
+    """Raise Refusal for a flag beside which another is missing. loads: weights are loaded."""
+    given, mode = options.given, options.mode
+    measures = bool(options.metrics)
+    taken = TASKS[mode].takes if mode in TASKS else TAKEN_BY_TEST if mode == "test" else ()
+    of_tasks = dict.fromkeys(flag for task in TASKS.values() for flag in task.takes)
+    rules = [
+        (("ckpt", "use_pretrained", "weights"), loads, "--sample, --test or --export"),
+        (
+            ("reference",),
+            measures or "reference" in taken,
+            f"--metrics or --test, or {_tasks_of('reference')}",
+        ),
+        *(((flag,), flag in taken, _tasks_of(flag)) for flag in of_tasks if flag != "reference"),
+        (("features", "keep_images"), measures, "--metrics"),
+        (("plan",), mode not in ("preview", "export", "inspect"), "training, --sample or --test"),
+    ]
+    for flags, fits, needed in rules:
+        for flag in flags:
+            if flag in given and not fits:
+                raise Refusal(f"--{flag} goes with {needed}")
+
+
+def _tasks_of(flag: str) -> str:
+    """The tasks that take this flag, in words."""
+    names = [f"--sample --{name}" for name, task in TASKS.items() if flag in task.takes]
+    return " or ".join(names + ["--test"] * (flag in TAKEN_BY_TEST))
 
 
 def _check_samplers(options: Options) -> None:

@@ -46,6 +46,10 @@ class Options:
     denoise: bool = False
     clip_x0: str | None = None  # None: the sampler's own
 
+    encode: str = ""  # train, test or a folder of images
+    decode: str = ""  # a file of latents
+    inversion: Literal["to", "from"] = "to"
+
     metrics: tuple[str, ...] = ()
     features: str | None = None
     reference: str = "train"

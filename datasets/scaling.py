@@ -25,12 +25,15 @@ def random_flip(images: Tensor, draws: Draws) -> Tensor:
     return torch.where(draws.uniform(1, 1, 1) < 0.5, images.flip(-1), images)
 
 
-def to_model_range(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
-    """uint8 (b, c, h, w) -> float32: dequantization, then [-1, 1], logits or [0, 1], as the config says."""
+def to_model_range(images: Tensor, data: DataConfig, draws: Draws | None = None) -> Tensor:
+    """uint8 (b, c, h, w) -> float32: dequantization, then [-1, 1], logits or [0, 1], as the config says.
+
+    draws: None for no dequantization, as for images that are to come back as they were.
+    """
     x = images.float() / 255
-    if data.uniform_dequantization:
+    if draws and data.uniform_dequantization:
         x = x * (255 / 256) + draws.uniform(*x.shape[1:]) / 256
-    if data.gaussian_dequantization:
+    if draws and data.gaussian_dequantization:
         x = x + draws.normal(*x.shape[1:]) * 0.01
     if data.rescaled:
         return 2 * x - 1

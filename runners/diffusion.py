@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from configs import Config
 from configs.choices import CLIPS, SAMPLERS, SPACINGS
 from configs.options import Options
 from configs.refusal import Refusal
-from datasets.scaling import from_model_range
+from datasets.scaling import from_model_range, to_model_range
 from functions import samplers, weights
 from functions.disk.images import to_uint8
+from functions.inversion import encode
 from functions.noise import initial_noise, step_noise
 from functions.objectives import eps_of, objective_of
 from functions.runtime.compilation import Network
@@ -81,16 +82,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that were made: the k-th picture of each chain in `chains`, uint8 (b, c, h, w) on the device."""
+    """Images that were made: the k-th picture of each chain in `chains`, (b, c, h, w) on the device.
+
+    They are uint8, or float32 where x itself was asked for.
+    """
 
     chains: list[int]
     k: int
     images: Tensor
-
-
-def final(steps: Iterator[Step]) -> Iterator[Tensor]:
-    """One picture of a chain: its last x."""
-    yield samplers.last(steps).x
 
 
 class Diffusion:
@@ -299,24 +298,41 @@ class Diffusion:
 
         indices: the images whose step noise is drawn, 0 … b-1 where it is None.
         """
-        x = x.to(
-            self.device, memory_format=memory_format(self.device), non_blocking=self.device.type == "cuda"
-        )
         record, sampler = SAMPLERS[sampling.sample_type], samplers.SAMPLERS[sampling.sample_type]
         randn_like: RandnLike = torch.randn_like  # is not called where the sampler draws no noise
         if record.draws_noise(sampling.eta):
             of = range(len(x)) if indices is None else indices
             randn_like = step_noise(sampling.seed, of, self.image_shape, len(sampling.timesteps), self.device)
         choice = {"eta": sampling.eta} if record.takes_eta else {}
+        return sampler(
+            self._eps(sampling), self.on_device(x), sampling.timesteps, self.alphas_cumprod, **choice,
+            **sampling.solver, end=sampling.end, randn_like=randn_like,
+        )  # fmt: skip
+
+    def encode(
+        self, x: Tensor, sampling: Sampling, inversion: Literal["to", "from"] = DEFAULT.inversion
+    ) -> Iterator[Step]:
+        """The steps from images in the model's range to x_T, by the timesteps of `sampling`. (b, c, h, w)
+
+        The sampler, η and the seed of `sampling` play no part. inversion: as functions/inversion.py has it.
+        """
+        how: dict[str, Any] = {"end": sampling.end, "inversion": inversion}
+        return encode(self.eps, self.on_device(x), sampling.timesteps, self.alphas_cumprod, **how)
+
+    def on_device(self, x: Tensor) -> Tensor:
+        """x (b, c, h, w) where the network is, in its memory format."""
+        return x.to(
+            self.device, memory_format=memory_format(self.device), non_blocking=self.device.type == "cuda"
+        )
+
+    def _eps(self, sampling: Sampling) -> samplers.Model:
+        """ε of x at t, of the x0 that --clip_x0 asks for."""
         model: samplers.Model = self.eps
-        if sampling.clip_x0 != record.clip_x0:
+        if sampling.clip_x0 != SAMPLERS[sampling.sample_type].clip_x0:
             low = -1 if self.config.data.rescaled else 0
             table = self.alphas_cumprod.to(self.device)
             model = samplers.clipped(model, table, sampling.clip_x0, low)
-        return sampler(
-            model, x, sampling.timesteps, self.alphas_cumprod, **choice, **sampling.solver, end=sampling.end,
-            randn_like=randn_like,
-        )  # fmt: skip
+        return model
 
     def sample(
         self, n: int | Iterable[int], *, batch_size: int | None = None, **how: int | float | str | bool
@@ -335,12 +351,15 @@ class Diffusion:
         chains: Iterable[int],
         sampling: Sampling,
         batch_size: int,
-        start: Callable[..., Tensor] = initial_noise,
-        pictures: Callable[[Iterator[Step]], Iterator[Tensor]] = final,
+        start: Callable[[Sequence[int]], Tensor] | None = None,
+        pictures: Callable[[Tensor, Sequence[int]], Iterator[Tensor]] | None = None,
+        stored: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Batch]:
         """The images of the given chains: by default chain i gives image i.
 
-        start(seed, chains, shape): their x_T. pictures(steps): what is shown of steps, in the model's range.
+        start(chains): where they begin, float32 (b, c, h, w) on the CPU; None for x_T of these images.
+        pictures(x, chains): what is shown of chains from x on, in the model's range; None for their end.
+        stored(x): what is made of that; None for uint8.
         Whole batches {k·B … k·B+B-1} are computed, even where a part is wanted: an image does not depend
         on what else is asked for. On a GPU a batch is given when the next has been sent, to keep it busy.
         Raises FloatingPointError for NaN or infinity.
@@ -350,14 +369,19 @@ class Diffusion:
             range(k * batch_size, (k + 1) * batch_size) for k in sorted({i // batch_size for i in wanted})
         ]
 
+        def end(x_T: Tensor, batch: Sequence[int]) -> Iterator[Tensor]:
+            yield samplers.last(self.denoise(x_T, sampling, batch)).x
+
+        shown = pictures or end
+
         def latents(batch: range) -> Tensor:
-            return pinned(start(sampling.seed, batch, self.image_shape), self.device)
+            return pinned(start(batch) if start else self.latents(batch, sampling.seed), self.device)
 
         sent: deque[tuple[Batch, Callable[[], Tensor]]] = deque()
         for batch, x_T in zip(batches, map_ahead(latents, batches, self.device), strict=True):
             rows = [row for row, i in enumerate(batch) if i in wanted]
-            for k, x in enumerate(pictures(self.denoise(x_T, sampling, batch))):
-                images = to_uint8(from_model_range(x, self.config.data))
+            for k, x in enumerate(shown(x_T, batch)):
+                images = (stored or self.to_bytes)(x)
                 if len(rows) < batch_size:
                     images = images[rows]
                 sent.append(
@@ -367,11 +391,19 @@ class Diffusion:
                     yield _checked(*sent.popleft())
         yield from (_checked(*made) for made in sent)
 
+    def from_images(self, images: Tensor) -> Tensor:
+        """From uint8 (b, c, h, w) to the model's range, without dequantization. `to_images` undoes it."""
+        return to_model_range(images, self.config.data)
+
+    def to_bytes(self, x: Tensor) -> Tensor:
+        """From the model's range to uint8 (b, c, h, w), without a look at what is in it."""
+        return to_uint8(from_model_range(x, self.config.data))
+
     def to_images(self, x: Tensor) -> Tensor:
         """From the model's range to uint8 (b, c, h, w). Raises FloatingPointError for NaN or infinity."""
         if not x.isfinite().all():
             raise FloatingPointError(NOT_FINITE)
-        return to_uint8(from_model_range(x, self.config.data))
+        return self.to_bytes(x)
 
     def evaluate(self, batch_size: int) -> Tensor:
         """One evaluation of noise, to measure its time and its memory: float32 (b, c, h, w)."""

@@ -33,26 +33,30 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 @contextmanager
-def png_writer(folder: Path, device: torch.device) -> Iterator[Write]:
-    """A function `write(names, images)` that writes uint8 images (b, c, h, w) of any device to `folder`.
+def writer(
+    folder: Path, device: torch.device, write_one: Callable[[Path, Tensor], None] | None = None
+) -> Iterator[Write]:
+    """A function `write(names, images)` that writes images (b, c, h, w) of any device to `folder`.
 
+    write_one: writes one, by default uint8 as a PNG.
     device: where the network runs. If that leaves the cores idle, threads write while the next batch is made,
     at most a batch behind; an error is raised by the next call or at the end of the block. If the block fails
     what still waits is not written. On a CPU the call itself writes, because threads would slow the network.
     """
+    write_one = write_one or write_png
     pending: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(worker_threads())
 
     def write_now(names: Sequence[str], images: Tensor) -> None:
         for name, image in zip(names, images, strict=True):
-            write_png(folder / name, image)
+            write_one(folder / name, image)
 
     def write_later(names: Sequence[str], images: Tensor) -> None:
         host = copy_to_host(images)
         while len(pending) > len(names):
             pending.popleft().result()
         for i, name in enumerate(names):
-            pending.append(pool.submit(lambda name, i: write_png(folder / name, host()[i]), name, i))
+            pending.append(pool.submit(lambda name, i: write_one(folder / name, host()[i]), name, i))
 
     try:
         yield write_later if cores_are_idle(device) else write_now

@@ -80,7 +80,7 @@ def table(measured: Measurement, published: Published | None) -> str:
         for name, number in METRICS[metric].numbers(measured["metrics"][metric]).items():
             value = f"{number.value:.4g}" + (f" ± {number.spread:.2g}" if number.spread is not None else "")
             if name == "fid" and published:
-                ratio = f"×{number.value / published.fid:.3g}"
-                note = f"{published.source} {published.fid:g}, {ratio}; {note}".removesuffix("; ")
+                ratio = f"×{number.value / published.value:.3g}"
+                note = f"{published.source} {published.value:g}, {ratio}; {note}".removesuffix("; ")
             rows.append([name, value, *of, note])
     return tables.columns(rows)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from configs.options import Options
 from configs.refusal import Refusal
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, plain_order
-from datasets.pictures import exact_pictures, image_files
+from datasets.pictures import Files, Pictures, exact_pictures, image_files
 from functions.disk import files
 from functions.metrics.extractor import CHUNK, Extractor
 from functions.metrics.frechet import Gaussian, Moments
@@ -27,13 +28,9 @@ from functions.runtime.progress import progress_bar
 
 def find(options: Options, config: Config, dim: int) -> Reference:
     """What --reference names, not computed yet. Raises Refusal if it is missing or the metrics need more."""
-    what, data, path = options.reference, config.data, Path(options.reference)
+    what, path = options.reference, Path(options.reference)
     if what in ("train", "test"):
-        images = split(options, config)
-        of: dict[str, Any] = {"dataset": data.dataset, "category": data.category, "split": what}
-        of |= {"size": data.image_size, "channels": data.channels, "images": len(images)}
-        of["content"] = _content(images, dataset_root(data, options.exp, options.data))
-        return Reference(f"{data.dataset} {what} ({len(images)} images)", _hash(of), images)
+        return _of_split(what, options, config)
 
     if what.endswith(".npz"):
         for name in sorted(options.metrics):
@@ -49,9 +46,35 @@ def find(options: Options, config: Config, dim: int) -> Reference:
     names = image_files(path)
     if len(names) < 2:
         raise Refusal(f"--reference {what} holds {len(names)} images; at least 2 are needed")
+    return _of_folder(path, names, exact_pictures(path, names, config.data.shape))
+
+
+def named(what: str, options: Options, config: Config) -> Reference:
+    """The images that `what` names: train, test, or a folder, whose pictures are fitted to the model's size.
+
+    Raises Refusal where there are none.
+    """
+    if what in ("train", "test"):
+        return _of_split(what, options, config)
+    path = Path(what)
+    if not path.is_dir() or not (names := image_files(path)):
+        raise Refusal(f"{what} is neither train, nor test, nor a folder of images")
+    return _of_folder(path, names, Pictures(Files(path, names), config.data.shape).check_some(500))
+
+
+def _of_split(what: str, options: Options, config: Config) -> Reference:
+    data = config.data
+    images = split(replace(options, reference=what), config)
+    of: dict[str, Any] = {"dataset": data.dataset, "category": data.category, "split": what}
+    of |= {"size": data.image_size, "channels": data.channels, "images": len(images)}
+    of["content"] = _content(images, dataset_root(data, options.exp, options.data))
+    return Reference(f"{data.dataset} {what} ({len(images)} images)", _hash(of), images)
+
+
+def _of_folder(path: Path, names: list[str], images: Pictures) -> Reference:
     digests = [f"{name} {files.digest(path / name, 'sha256')}" for name in names]
-    identity = _hash({"files": digests, "shape": list(data.shape)})
-    return Reference(f"{path} ({len(names)} images)", identity, exact_pictures(path, names, data.shape))
+    identity = _hash({"files": digests, "shape": list(images.shape)})
+    return Reference(f"{path} ({len(names)} images)", identity, images)
 
 
 def split(options: Options, config: Config) -> Images:

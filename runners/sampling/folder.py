@@ -12,13 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.choices import SAMPLERS
-from configs.options import Options
 from functions.disk import files, images, manifest
 from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
 from functions.runtime.progress import progress_bar
 from functions.samplers import CLEAN, Step
-from runners.diffusion import Diffusion
 from runners.evaluation import measurements
 from runners.evaluation.evaluator import Evaluator, Samples
 from runners.load import Loaded
@@ -29,13 +27,11 @@ from runners.speed import Speed
 class Folder:
     """The folder of one run or of one cell of a grid: which pictures belong in it, and what decides them."""
 
-    def __init__(self, options: Options, task: Task, diffusion: Diffusion):
-        self.options, self.task, self.diffusion = options, task, diffusion
-        self.sampling = diffusion.sampling(**options.sampling, keep_repeats=task.keep_repeats)
-        self.evaluations_of_chain = self.sampling.evaluations
-        self.path = options.image_dir
-        steps = len(self.sampling.timesteps)
-        self.files = [task.files(i, steps) for i in range(task.chains(options))]  # of each chain
+    def __init__(self, task: Task):
+        self.options, self.task, self.diffusion = task.options, task, task.diffusion
+        self.sampling, self.evaluations_of_chain = task.sampling, task.evaluations_of_chain
+        self.path = self.options.image_dir
+        self.files = [task.files(i) for i in range(task.chains())]  # of each chain
         self.names = list(chain.from_iterable(self.files))
 
     @property
@@ -43,7 +39,7 @@ class Folder:
         """What an image costs, and where its last step ends."""
         end, abar = self.sampling.end, self.diffusion.alphas_cumprod
         where = "a clean image" if end == CLEAN else f"t = {end}, where ᾱ is {abar[end + 1]:.6g}"
-        return f"{self.sampling.evaluations} evaluations an image (NFE), which end at {where}"
+        return f"{self.evaluations_of_chain} evaluations an image (NFE), which end at {where}"
 
     def missing(self) -> set[str]:
         """The pictures that are not there yet. With --keep_images no, all of them."""
@@ -75,6 +71,7 @@ class Folder:
             "precision": precision_in_words(self.options.precision, self.diffusion.device),
             "timesteps": list(self.sampling.timesteps),
             **self.sampling.decides,
+            **self.task.reads(),
         }  # fmt: skip
 
     def check(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -135,14 +132,17 @@ def fill(
     with folder.locked(identity, record) as missing:
         _announce(folder, missing, batch_size, identity["precision"])
         samples = evaluator.samples(n, batch_size, path, diffusion.image_shape) if evaluator else None
-        with images.png_writer(path, diffusion.device) as write:
+        with images.writer(path, diffusion.device, folder.task.write) as write:
             for names, pictures in _made(folder, missing, batch_size, samples):
                 write(names, pictures)
         measured = evaluator.measure(samples, identity, began) if evaluator and samples else None
     if options.keep_images and distributed.is_main():
-        sheet = path.with_name(f"{path.name}.png")
-        images.sheet_of_files(sheet, path, folder.task.sheet(n, len(folder.sampling.timesteps)))
-        print(f"{len(folder.names)} images in {path}, contact sheet {sheet}")
+        made = [f"{len(folder.names)} {'images' if folder.task.sheet() else 'files'} in {path}"]
+        if rows := folder.task.sheet():
+            sheet = path.with_name(f"{path.name}.png")
+            images.sheet_of_files(sheet, path, rows)
+            made.append(f"contact sheet {sheet}")
+        print(", ".join(filter(None, [*made, folder.task.finish(path)])))
     return measured
 
 
@@ -161,34 +161,36 @@ def _made(
     chains = [i for i in chains if i // batch_size in mine]
 
     # Make them.
-    task, steps = folder.task, len(folder.sampling.timesteps)
-    began, since = 0.0, 0  # pictures since the first batch, which may compile
-    with progress_bar(len(mine) * steps, unit="step", desc=folder.options.mode) as bar:
+    task = folder.task
+    began, since = 0.0, 0  # chains since the first batch, which may compile
+    with progress_bar(len(mine) * task.steps_of_chain, unit="step", desc=folder.options.mode) as bar:
         pictures = partial(_pictures_with_bar, task, bar)
-        how = (folder.sampling, batch_size, task.start, pictures)
+        how = (folder.sampling, batch_size, task.start, pictures, task.stored)
         for batch in folder.diffusion.sample_batches(chains, *how):
             if samples:
                 samples.add(batch.chains, batch.images)
-            names = [folder.files[i][batch.k] for i in batch.chains]
+            # Of some chains only the first pictures are kept.
+            names = [(*folder.files[i][batch.k : batch.k + 1], "")[0] for i in batch.chains]
             rows = [row for row, name in enumerate(names) if name in missing]
             if rows and folder.options.keep_images:
                 made = batch.images if len(rows) == len(names) else batch.images[rows]
                 yield [names[row] for row in rows], made
-            began, since = (began, since + len(names)) if began else (time.monotonic(), 0)
+            if batch.k == 0:
+                began, since = (began, since + len(names)) if began else (time.monotonic(), 0)
     if since:
         seconds = time.monotonic() - began
-        evaluations = since / len(folder.files[0]) * folder.evaluations_of_chain
+        evaluations = since * folder.evaluations_of_chain
         rate = f"{evaluations / seconds:.4g} evaluations/s a process"
         logging.info(f"after the first batch, {since} images in {seconds:.3f} s: {rate}")
 
 
-def _pictures_with_bar(task: Task, bar: tqdm, steps: Iterator[Step]) -> Iterator[Tensor]:
+def _pictures_with_bar(task: Task, bar: tqdm, x: Tensor, chains: Sequence[int]) -> Iterator[Tensor]:
     def counted() -> Iterator[Step]:
-        for step in steps:
+        for step in task.steps(x, chains):
             yield step
             bar.update()
 
-    return task.pictures(counted())
+    return task.pictures(counted(), chains)
 
 
 def _announce(folder: Folder, missing: set[str], batch_size: int, precision: str) -> None:

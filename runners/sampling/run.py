@@ -1,15 +1,15 @@
 """--sample: the folder of a single run, or a folder for each cell of a grid and a table of them."""
 
 import logging
+from dataclasses import replace
 
 from configs import Config
 from configs.choices import SAMPLERS
 from configs.options import Options
 from functions.runtime import distributed
 from runners.diffusion import Diffusion
-from runners.evaluation import measurements
+from runners.evaluation import measurements, published
 from runners.evaluation.evaluator import Evaluator
-from runners.evaluation.published import published_fid
 from runners.load import load_weights
 from runners.sampling import cells, tables
 from runners.sampling.folder import Folder, fill
@@ -24,7 +24,7 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
 
     # Refuse what can be refused before the work.
     cells.check(options)
-    folders = [Folder(cell, TASKS[options.mode], diffusion) for cell in cells.cells(options)]
+    folders = [Folder(TASKS[options.mode](cell, diffusion)) for cell in cells.cells(options)]
 
     diffusion.accelerate(options.precision)
     loaded = load_weights(diffusion, folders[0].options)
@@ -38,12 +38,23 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
             logging.info(f"cell {k + 1} of {len(folders)}: {folder.options.image_folder}")
         reuse = options.is_grid or not options.keep_images
         measured = fill(folder, loaded, speed, evaluator, folders[k + 1 :], reuse=reuse)
-        steps, evaluations = len(folder.sampling.timesteps), folder.sampling.evaluations
-        results.append(tables.Result(folder.options, loaded.name, loaded.step, steps, evaluations, measured))
+        steps, evaluations = len(folder.sampling.timesteps), folder.evaluations_of_chain
+        cost = (steps, evaluations, len(folder.files))
+        results.append(tables.Result(folder.options, loaded.name, loaded.step, *cost, measured))
         if measured and not options.is_grid and distributed.is_main():
-            print(measurements.table(measured, published_fid(config, options)))
-    if options.is_grid and distributed.is_main():
+            print(measurements.table(measured, published.published_fid(config, options)))
+
+    if not distributed.is_main():
+        return
+    tasks = {folder.path: folder.task for folder in folders}
+    results = [
+        replace(result, own=folder.task.numbers(folder.path, tasks), note=folder.task.note())
+        for result, folder in zip(results, folders, strict=True)
+    ]
+    if options.is_grid:
         tables.write(options, config, results)
+    elif results[0].own:
+        print(tables.single(config, results[0]))
 
 
 def _hint(options: Options, config: Config) -> None:

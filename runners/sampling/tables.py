@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,9 +11,10 @@ from configs import Config
 from configs.choices import SAMPLERS
 from configs.options import Options
 from functions.disk import files, images, plots
-from functions.disk.tables import markdown
+from functions.disk.tables import columns, markdown
+from functions.metrics.metrics import Number
 from runners.evaluation import measurements
-from runners.evaluation.published import Published, published_fid
+from runners.evaluation.published import Published, find
 from runners.sampling.cells import checkpoint_label
 
 SHEET_COLUMNS = 16
@@ -21,14 +22,22 @@ SHEET_COLUMNS = 16
 
 @dataclass(frozen=True)
 class Result:
-    """A cell: options, the checkpoint's name and step (0 if unknown), what it costs, the measurement."""
+    """A cell: options, the checkpoint's name and step (0 if unknown), cost, size, the measurement."""
 
     options: Options
     checkpoint: str
     step: int
     evaluated: int  # timesteps of τ
     evaluations: int  # of the network for an image (NFE)
+    n: int  # chains
     measured: dict[str, Any] | None
+    own: dict[str, Number] = field(default_factory=dict)  # the task's, and what they are
+    note: str = ""
+
+    @property
+    def numbers(self) -> dict[str, Number]:
+        """All that was measured, by name."""
+        return (measurements.numbers(self.measured) if self.measured else {}) | self.own
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,13 @@ class Entry:
         value = f"{self.value:.4g}" + (f" ± {self.spread:.2g}" if self.spread is not None else "")
         if not self.published:
             return value
-        fid, source = self.published
-        return f"{value} ({source} {fid:g}, ×{self.value / fid:.3g})"
+        theirs, source = self.published
+        return f"{value} ({source} {theirs:g}, ×{self.value / theirs:.3g})"
 
 
 def write(options: Options, config: Config, results: list[Result]) -> None:
     """Write the tables and the sheet, and print table.md."""
-    first = results[0].measured
-    names = list(measurements.numbers(first)) if first else []
+    names = list(results[0].numbers)
     entries = {name: _entries(config, results, name) for name in names}
     folder = options.image_dir
 
@@ -70,12 +78,21 @@ def write(options: Options, config: Config, results: list[Result]) -> None:
         f"{len(results)} cells in {folder}, with table.md, table.json" + (" and table.png" if names else "")
     )
     if options.keep_images:
-        _write_sheet(options, [Path(result.options.image_folder).name for result in results])
+        _write_sheet(options, [Path(result.options.image_folder).name for result in results], results[0].n)
 
 
-def _write_sheet(options: Options, folders: Sequence[str]) -> None:
+def single(config: Config, result: Result) -> str:
+    """A task's own numbers of one folder."""
+    rows = [["number", "value", "N", "S", "NFE"]]
+    for name in result.own:
+        (entry,) = _entries(config, [result], name)
+        rows.append([name, entry.text, str(result.n), str(result.options.S), str(result.evaluations)])
+    return "\n".join(filter(None, [columns(rows), result.note]))
+
+
+def _write_sheet(options: Options, folders: Sequence[str], n: int) -> None:
     """A row for each cell: its first images. Where seeds agree, a column is one x_T."""
-    shown = range(min(options.num_samples, SHEET_COLUMNS))
+    shown = range(min(n, SHEET_COLUMNS))
     path = options.image_dir.with_name(f"{options.image_dir.name}.png")
     images.sheet_of_files(
         path, options.image_dir, [[f"{folder}/{i}.png" for i in shown] for folder in folders]
@@ -89,15 +106,14 @@ def _entries(config: Config, results: list[Result], name: str) -> list[Entry]:
         by_cell.setdefault(replace(result.options, seeds=(), image_folder=""), []).append(result)
     entries = []
     for group in by_cell.values():
-        values = [measurements.numbers(result.measured)[name].value for result in group if result.measured]
-        published = published_fid(config, group[0].options) if name == "fid" else None
+        values = [result.numbers[name].value for result in group]
+        published = find(name, config, group[0].options)
         entries.append(Entry(group, mean(values), stdev(values) if len(values) > 1 else None, published))
     return entries
 
 
 def _cell(config: Config, result: Result) -> dict[str, Any]:
-    options, published = result.options, published_fid(config, result.options)
-    found = measurements.numbers(result.measured) if result.measured else {}
+    options, published, found = result.options, find("fid", config, result.options), result.numbers
     return {
         "folder": options.image_folder,
         "checkpoint": result.checkpoint,
@@ -110,9 +126,9 @@ def _cell(config: Config, result: Result) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "seed": options.seed,
         "numbers": {name: number.value for name, number in found.items()},
-        "paper_fid": published.fid if published else None,
+        "paper_fid": published.value if published else None,
         "published_by": published.source if published else None,
-        "ratio": found["fid"].value / published.fid if published and "fid" in found else None,
+        "ratio": found["fid"].value / published.value if published and "fid" in found else None,
         "measured": result.measured,
     }
 
@@ -129,9 +145,9 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "seeds": [result.options.seed for result in entry.results],
         "mean": entry.value,
         "spread": entry.spread,
-        "paper": entry.published.fid if entry.published else None,
+        "paper": entry.published.value if entry.published else None,
         "published_by": entry.published.source if entry.published else None,
-        "ratio": entry.value / entry.published.fid if entry.published else None,
+        "ratio": entry.value / entry.published.value if entry.published else None,
     }
 
 
@@ -175,6 +191,7 @@ def _text(options: Options, results: list[Result], entries: dict[str, list[Entry
     parts += [f"- {line}" for line in _differing(results)]
     over = ": mean ± standard deviation" if len(options.seeds) > 1 else ""
     parts.append(f"- seed {', '.join(map(str, options.seeds))}{over}")
+    parts += [f"- {results[0].note}"] * bool(results[0].note)
     measured = results[0].measured
     if measured:
         names = f"reference {measured['reference']['name']}, {measured['extractor']['name']}"
@@ -203,7 +220,7 @@ def _plot(path: Path, options: Options, name: str, entries: list[Entry]) -> None
         if by_step:
             x = first.step or options.ckpts.index(first.options.ckpts[0])
             curve += f", S = {first.options.S}" if len(options.step_counts) > 1 else ""
-        published = entry.published.fid if entry.published else None
+        published = entry.published.value if entry.published else None
         curves.setdefault(curve, []).append(plots.Point(x, entry.value, entry.spread, published))
     x_label = "training step" if by_step else "evaluations (NFE)"
     plots.lines(path, curves, x_label, name.upper() if name in ("fid", "is") else name, log_x=not by_step)

@@ -1,91 +1,244 @@
 """What --sample makes: a declaration for each task. folder.py does the work of all.
 
-A task fills a folder with pictures of chains. A chain starts at some x_T and is denoised to an image.
+A task fills a folder with pictures of chains. A chain starts at some x and is denoised to an image.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from configs.options import Options
-from functions.noise import initial_noise, slerp
-from functions.samplers import Step
-from runners.diffusion import final
+from functions.disk import files
+from functions.disk.latents import read_latents, write_latents, write_npy
+from functions.metrics.metrics import Number
+from functions.noise import slerp
+from functions.samplers import Step, last
+from runners.diffusion import Diffusion
+from runners.sampling.given import Given, at_most
 
-Shape = tuple[int, int, int]
+SHOWN = 16  # chains whose inputs are written too, for the sheet
 
 
-class Task(ABC):
+class Task:
     """A way to fill a folder. Unless a task says otherwise, x_T is noise and a chain gives one picture."""
 
     keep_repeats = False  # of timesteps, where files are numbered by them
-    one_batch = True  # whether all chains are one batch, whatever the batch size
+    one_batch = False  # whether all chains are one batch, whatever the batch size
+    write: Callable[[Path, Tensor], None] | None = None  # of one file, where it is not a PNG
 
-    @abstractmethod
-    def chains(self, options: Options) -> int:
+    def __init__(self, options: Options, diffusion: Diffusion):
+        """Reads what the task is given. Raises Refusal where that is missing."""
+        self.options, self.diffusion = options, diffusion
+        self.sampling = diffusion.sampling(**options.sampling, keep_repeats=self.keep_repeats)
+        self.steps_of_chain, self.evaluations_of_chain = (
+            len(self.sampling.timesteps), self.sampling.evaluations
+        )  # fmt: skip
+
+    def chains(self) -> int:
         """How many chains there are."""
+        return self.options.num_samples
 
-    def files(self, chain: int, steps: int) -> list[str]:
-        """The names of a chain's pictures, in the order in which `pictures` gives them."""
+    def files(self, chain: int) -> list[str]:
+        """The names of a chain's pictures in the order of `pictures`, or its first ones."""
         return [f"{chain}.png"]
 
-    def start(self, seed: int, chains: Sequence[int], shape: Shape) -> Tensor:
-        """x_T of these chains: float32 (b, c, h, w) on the CPU."""
-        return initial_noise(seed, chains, shape)
+    def reads(self) -> dict[str, Any]:
+        """What decides the pictures besides weights and sampler, as plain JSON: files by their hash."""
+        return {}
 
-    def pictures(self, steps: Iterator[Step]) -> Iterator[Tensor]:
+    def start(self, chains: Sequence[int]) -> Tensor:
+        """Where these chains begin: float32 (b, c, h, w) on the CPU. A last batch goes beyond `chains()`."""
+        return self.diffusion.latents(chains, self.sampling.seed)
+
+    def steps(self, x: Tensor, chains: Sequence[int]) -> Iterator[Step]:
+        """Every step of a batch of chains."""
+        return self.diffusion.denoise(x, self.sampling, chains)
+
+    def pictures(self, steps: Iterator[Step], chains: Sequence[int]) -> Iterator[Tensor]:
         """What is shown of the steps of a batch of chains: (b, c, h, w) in the model's range, once a file."""
-        return final(steps)
+        yield last(steps).x
 
-    def sheet(self, chains: int, steps: int) -> list[list[str]]:
-        """The rows of the contact sheet."""
-        return [[f"{chain}.png" for chain in range(chains)]]
+    def stored(self, x: Tensor) -> Tensor:
+        """What `write` gets of a picture."""
+        return self.diffusion.to_bytes(x)
+
+    def sheet(self) -> list[list[str]]:
+        """The rows of the contact sheet; none for no sheet."""
+        shown = [f"{chain}.png" for chain in range(min(self.chains(), 64))]
+        return [shown[i : i + 8] for i in range(0, len(shown), 8)]
+
+    def finish(self, folder: Path) -> str:
+        """What is made of a complete folder besides the sheet, in words."""
+        return ""
+
+    def numbers(self, folder: Path, cells: Mapping[Path, "Task"]) -> dict[str, Number]:
+        """What is measured on a complete folder. cells: the tasks of a grid's folders, in their order."""
+        return {}
+
+    def note(self) -> str:
+        """What these numbers are, for the table."""
+        return ""
 
 
 class Fid(Task):
     """{i}.png for every i below --num_samples."""
 
-    one_batch = False
-
-    def chains(self, options: Options) -> int:
-        return options.num_samples
-
-    def sheet(self, chains: int, steps: int) -> list[list[str]]:
-        shown = [f"{chain}.png" for chain in range(min(chains, 64))]
-        return [shown[i : i + 8] for i in range(0, len(shown), 8)]
-
 
 class Interpolation(Task):
     """{k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
 
-    def chains(self, options: Options) -> int:
+    one_batch = True
+
+    def chains(self) -> int:
         return 11
 
-    def start(self, seed: int, chains: Sequence[int], shape: Shape) -> Tensor:
-        z1, z2 = initial_noise(seed, (0, 1), shape)
+    def start(self, chains: Sequence[int]) -> Tensor:
+        z1, z2 = self.diffusion.latents((0, 1), self.sampling.seed)
         return torch.stack([slerp(z1, z2, k / 10) for k in chains])
+
+    def sheet(self) -> list[list[str]]:
+        return [[f"{chain}.png" for chain in range(self.chains())]]
 
 
 class PredictedX0(Task):
     """{j}_{i}.png, the x0 that chain j of 8 predicts at step i (arXiv 2010.02502, figure 4)."""
 
     keep_repeats = True  # upstream's file numbers count them
+    one_batch = True
 
-    def chains(self, options: Options) -> int:
+    def chains(self) -> int:
         return 8
 
-    def files(self, chain: int, steps: int) -> list[str]:
-        return [f"{chain}_{i}.png" for i in range(steps)]
+    def files(self, chain: int) -> list[str]:
+        return [f"{chain}_{i}.png" for i in range(self.steps_of_chain)]
 
-    def pictures(self, steps: Iterator[Step]) -> Iterator[Tensor]:
+    def pictures(self, steps: Iterator[Step], chains: Sequence[int]) -> Iterator[Tensor]:
         return (step.x0 for step in steps)
 
-    def sheet(self, chains: int, steps: int) -> list[list[str]]:
-        columns = torch.linspace(0, steps - 1, min(steps, 10)).round().int().tolist()
-        return [[f"{chain}_{i}.png" for i in columns] for chain in range(chains)]
+    def sheet(self) -> list[list[str]]:
+        columns = (
+            torch.linspace(0, self.steps_of_chain - 1, min(self.steps_of_chain, 10)).round().int().tolist()
+        )
+        return [[f"{chain}_{i}.png" for i in columns] for chain in range(self.chains())]
+
+
+class OfImages(Task):
+    """A task whose chain i is about picture i of those that are read."""
+
+    def __init__(self, options: Options, diffusion: Diffusion):
+        super().__init__(options, diffusion)
+        self.given = Given(self.what(), options, diffusion)
+
+    def what(self) -> str:
+        """train, test or a folder."""
+        raise NotImplementedError
+
+    def chains(self) -> int:
+        return len(self.given)
+
+    def reads(self) -> dict[str, Any]:
+        return {"images": self.given.hash}
+
+    def start(self, chains: Sequence[int]) -> Tensor:
+        return self.given.in_model_range(chains)
+
+
+class Reconstruction(OfImages):
+    """{i}.png, image i of a split from its x_T, with both beside the first (section 5.4, Table 2)."""
+
+    def __init__(self, options: Options, diffusion: Diffusion):
+        super().__init__(options, diffusion)
+        self.steps_of_chain += len(self.sampling.timesteps)
+        self.evaluations_of_chain += len(self.sampling.timesteps)
+
+    def what(self) -> str:
+        return self.options.reference
+
+    def files(self, chain: int) -> list[str]:
+        shown = [f"{chain}_latent.png", f"{chain}_original.png"] if chain < SHOWN else []
+        return [f"{chain}.png", *shown]
+
+    def reads(self) -> dict[str, Any]:
+        return super().reads() | {"inversion": self.options.inversion}
+
+    def steps(self, x: Tensor, chains: Sequence[int]) -> Iterator[Step]:
+        for step in self.diffusion.encode(x, self.sampling, self.options.inversion):
+            yield step
+        yield from super().steps(step.x.clone(), chains)
+
+    def pictures(self, steps: Iterator[Step], chains: Sequence[int]) -> Iterator[Tensor]:
+        encoded = [next(steps) for _ in self.sampling.timesteps][-1].x.clone()
+        yield from (last(steps).x, encoded, self.start(chains))
+
+    def sheet(self) -> list[list[str]]:
+        shown = range(min(self.chains(), SHOWN))
+        return [[f"{i}{kind}.png" for i in shown] for kind in ("_original", "_latent", "")]
+
+    def numbers(self, folder: Path, cells: Mapping[Path, Task]) -> dict[str, Number]:
+        return {"mse": self.given.mean_squared_error(folder)}
+
+    def note(self) -> str:
+        name, by = self.given.name, self.options.inversion
+        return f"mse: of the 8-bit images, by dimension on [0, 1]; {name}, encoded by --inversion {by}"
+
+
+class Encode(OfImages):
+    """{i}.npy, x_T of image i, and all of them in one file beside the folder."""
+
+    write = staticmethod(write_npy)
+
+    def what(self) -> str:
+        return self.options.encode
+
+    def files(self, chain: int) -> list[str]:
+        return [f"{chain}.npy"]
+
+    def reads(self) -> dict[str, Any]:
+        return super().reads() | {"inversion": self.options.inversion, "end": self.sampling.end}
+
+    def steps(self, x: Tensor, chains: Sequence[int]) -> Iterator[Step]:
+        return self.diffusion.encode(x, self.sampling, self.options.inversion)
+
+    def stored(self, x: Tensor) -> Tensor:
+        return x
+
+    def sheet(self) -> list[list[str]]:
+        return []
+
+    def finish(self, folder: Path) -> str:
+        path = folder.with_name(f"{folder.name}.npz")
+        write_latents(path, [folder / f"{i}.npy" for i in range(self.chains())], folder / "manifest.json")
+        return f"latents {path}"
+
+
+class Decode(Task):
+    """{i}.png, from the latents of a file."""
+
+    def __init__(self, options: Options, diffusion: Diffusion):
+        super().__init__(options, diffusion)
+        path = Path(options.decode)
+        self.latents = read_latents(path, diffusion.image_shape, self.sampling.timesteps[-1])
+        self.hash = files.digest(path, "sha256")
+
+    def chains(self) -> int:
+        return at_most(self.options, len(self.latents), self.options.decode)
+
+    def reads(self) -> dict[str, Any]:
+        return {"latents": self.hash}
+
+    def start(self, chains: Sequence[int]) -> Tensor:
+        return self.latents[[i % len(self.latents) for i in chains]]
 
 
 # By the names in configs/choices.py.
-TASKS: dict[str, Task] = {"fid": Fid(), "interpolation": Interpolation(), "sequence": PredictedX0()}
+TASKS: dict[str, type[Task]] = {
+    "fid": Fid,
+    "interpolation": Interpolation,
+    "sequence": PredictedX0,
+    "reconstruction": Reconstruction,
+    "encode": Encode,
+    "decode": Decode,
+}

@@ -52,10 +52,10 @@ def plan(diffusion: Diffusion, options: Options) -> None:
 
 def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
     """Two lines for each folder, and their sum."""
-    task, made, evaluations = TASKS[options.mode], 0, 0
-    folders = [Folder(cell, task, diffusion) for cell in cells(options)]
+    made, evaluations = 0, 0
+    folders = [Folder(TASKS[options.mode](cell, diffusion)) for cell in cells(options)]
     n = len(folders[0].files)
-    batch_size = n if task.one_batch else Speed(options, diffusion, n).batch_size()
+    batch_size = n if folders[0].task.one_batch else Speed(options, diffusion, n).batch_size()
     for k, folder in enumerate(folders):
         # Refuse another run's folder, as the command would.
         if not k or folder.options.ckpts != folders[k - 1].options.ckpts:

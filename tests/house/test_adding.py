@@ -96,23 +96,23 @@ def test_a_beta_schedule(run, tmp_path, monkeypatch):
 class First(tasks.Task):
     """{i}_first.png, the x0 predicted at the first step of four chains."""
 
-    def chains(self, options):
+    def chains(self):
         return 4
 
-    def files(self, chain, steps):
+    def files(self, chain):
         return [f"{chain}_first.png"]
 
-    def pictures(self, steps):
+    def pictures(self, steps, chains):
         yield next(steps).x0
 
-    def sheet(self, chains, steps):
-        return [[f"{i}_first.png" for i in range(chains)]]
+    def sheet(self):
+        return [[f"{i}_first.png" for i in range(self.chains())]]
 
 
 def test_a_task(run, tmp_path, monkeypatch):
     """It continues, refuses another run's folder, and has a sheet, as the others do."""
-    monkeypatch.setitem(choices.TASKS, "first", "the x0 of the first step: {i}_first.png")
-    monkeypatch.setitem(tasks.TASKS, "first", First())
+    monkeypatch.setitem(choices.TASKS, "first", choices.Task("the x0 of the first step: {i}_first.png"))
+    monkeypatch.setitem(tasks.TASKS, "first", First)
     command = ("--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "--timesteps", 5)
     assert "4 images to make" in main(*command, "--sample", "--first").stderr
     main(*command, "--sample", "--sequence", "-i", "s")

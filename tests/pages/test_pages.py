@@ -322,12 +322,14 @@ def makes(words: list[str]) -> dict[str, int]:
         return {f"{images}/*.png": 11}
     if "--sequence" in words:
         return {f"{images}/*_*.png": 8 * 2}
-    if "--fid" not in words:
+    if "--fid" not in words and "--reconstruction" not in words:
         return {f"{run}/ckpt_3.pth": 1}
     if any(
         count(words, flag) > 1 for flag in ("--timesteps", "--skip_type", "--eta", "--sample_type", "--seed")
     ) or "*" in " ".join(words):
         return {f"{images}/table.md": 1}
+    if "--reconstruction" in words:
+        return {f"{images}/*_original.png": 4}
     numbers = {f"{images}.metrics.json": 1} if "--metrics" in words else {}
     return numbers | ({f"{images}/*.png": 4} if value(words, "--keep_images", "yes") == "yes" else {})
 

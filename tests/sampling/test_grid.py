@@ -13,7 +13,7 @@ from configs import load_config
 from configs.arguments import parse
 from configs.options import fit
 from runners.diffusion import Diffusion, build_unet
-from runners.evaluation.published import Published, published_fid
+from runners.evaluation.published import FINDERS, Published, published_fid
 from runners.sampling.cells import cells
 
 
@@ -223,9 +223,7 @@ def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value
             Diffusion(load_config(str(config)), torch.device("cpu")).model.state_dict(),
             tmp_path / f"w{seed}.pth",
         )
-    monkeypatch.setattr(
-        "runners.sampling.tables.published_fid", lambda config, options: Published(0.5, "paper")
-    )
+    monkeypatch.setitem(FINDERS, "fid", lambda config, options: Published(0.5, "paper"))
     command = sampling(config, tmp_path / "w?.pth", tmp_path, "--num_samples", 6)
     main(*command, "--timesteps 10 --metrics fid --features", extractor, "--data", tmp_path / "pictures")
     text = (tmp_path / "image_samples" / "images" / "table.md").read_text()

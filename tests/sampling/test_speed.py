@@ -174,7 +174,7 @@ def test_writing_keeps_behind_by_a_batch_at_most_and_names_each_image(tmp_path, 
         "write_png",
         lambda path, image: (gate.acquire(), written.append((path.name, int(image[0, 0, 0])))),
     )
-    with images.png_writer(tmp_path, CUDA) as write:
+    with images.writer(tmp_path, CUDA) as write:
         write(["0", "1"], torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1))
         write(
             ["2", "3"], torch.tensor([2, 3], dtype=torch.uint8).view(2, 1, 1, 1)

@@ -1,0 +1,51 @@
+"""The pictures that a task is given: a split of the data, or a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.options import Options
+from configs.refusal import Refusal
+from datasets.pictures import exact_pictures
+from functions.metrics.metrics import Number
+from runners.diffusion import Diffusion
+from runners.evaluation import reference
+
+
+class Given:
+    """The first n of the pictures `what`: train, test or a folder. n is --num_samples, by default all."""
+
+    def __init__(self, what: str, options: Options, diffusion: Diffusion):
+        """Raises Refusal where there are none, or fewer than --num_samples."""
+        self.diffusion = diffusion
+        source = reference.named(what, options, diffusion.config)
+        self.images, self.name, self.hash = source.images, source.name, source.hash
+        self.n = at_most(options, len(self.images), source.name)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def uint8(self, indices: Sequence[int]) -> Tensor:
+        """(b, c, h, w). A batch may go beyond the end: it begins again there."""
+        return torch.stack([self.images[i % self.n] for i in indices])
+
+    def in_model_range(self, indices: Sequence[int]) -> Tensor:
+        """The same, float32, without dequantization."""
+        return self.diffusion.from_images(self.uint8(indices))
+
+    def mean_squared_error(self, folder: Path) -> Number:
+        """Of {i}.png in `folder` against these, on [0, 1] and by dimension: the mean over the images."""
+        made = exact_pictures(folder, [f"{i}.png" for i in range(self.n)], self.diffusion.image_shape)
+        pairs = ((made[i].double(), self.images[i].double()) for i in range(self.n))
+        return Number(sum(((a - b) / 255).square().mean().item() for a, b in pairs) / self.n)
+
+
+def at_most(options: Options, n: int, of: str) -> int:
+    """--num_samples, or all n. Raises Refusal where more are asked for."""
+    if "num_samples" not in options.given:
+        return n
+    if options.num_samples > n:
+        raise Refusal(f"--num_samples is {options.num_samples}; {of} has {n}")
+    return options.num_samples

@@ -1,0 +1,125 @@
+"""Tasks that read images or latents: what they compute, and how their folders continue."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.images import pixels, pngs, sample
+from support.layouts import random_images
+from support.processes import started, wait_until
+from support.program import MAIN, main, refuses, sampling, two_ranks
+
+from configs import load_config
+from datasets.digits import read
+from functions.samplers import last
+from runners.diffusion import Diffusion
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    for i, image in enumerate(random_images(6, 8, 8)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reconstructed(run, tmp_path_factory):
+    exp = tmp_path_factory.mktemp("reconstructed")
+    arguments = ("--num_samples", 10, "--timesteps", 5, 10)
+    return exp, sample(run, exp, "r", *arguments, mode="--reconstruction").stdout
+
+
+def test_reconstruction_is_encode_and_decode(run, reconstructed):
+    """By the library's own calls: its pictures, and its table's number up to the rounding to 8 bits."""
+    exp, said = reconstructed
+    config = load_config(run.config)
+    diffusion = Diffusion.from_pretrained(str(run.ckpt), config, device="cpu")
+    images = read(config.data, None, train=False)[:10]
+    table = json.loads((exp / "image_samples" / "r" / "table.json").read_text())
+    for cell, S in zip(table["cells"], (5, 10), strict=True):
+        sampling = diffusion.sampling(timesteps=S)
+        x = diffusion.from_images(images)
+        latents = last(diffusion.encode(x, sampling)).x
+        again = last(diffusion.denoise(latents, sampling)).x
+        folder = exp / "image_samples" / "r" / f"S{S}_eta0_seed1234"
+        for i in range(10):
+            assert np.abs(pixels(folder, f"{i}.png") - diffusion.to_images(again)[i, 0].numpy()).max() <= 1
+            assert (pixels(folder, f"{i}_original.png") == images[i, 0].numpy()).all()
+            latent = diffusion.to_images(latents)[i, 0].numpy()
+            assert np.abs(pixels(folder, f"{i}_latent.png") - latent).max() <= 1
+        expected = ((again.clamp(-1, 1) - x) / 2).square().mean().item()
+        assert abs(cell["numbers"]["mse"] - expected) < 2e-5 + 0.01 * expected
+        assert cell["evaluations"] == 2 * S
+    assert "## mse" in said and "--inversion to" in said
+
+
+def test_reconstruction_killed_extended_and_by_two_ranks_is_the_same(run, reconstructed, tmp_path):
+    whole = reconstructed[0] / "image_samples" / "r" / "S10_eta0_seed1234"
+    command = sampling(run.config, run.ckpt, tmp_path, "--timesteps", 10, mode="--reconstruction")
+    with started([sys.executable, MAIN, *map(str, command), "--num_samples", "280", "-i", "k"]) as process:
+        wait_until((tmp_path / "image_samples" / "k" / "5.png").exists, process, pause=0.005)
+    assert 5 < len(pngs(tmp_path / "image_samples" / "k")) < 280
+    main(*command, "--num_samples", 5, "-i", "e")
+    main(*command, "--num_samples", 10, "-i", "e")
+    assert pngs(tmp_path / "image_samples" / "e") == pngs(whole)
+    two_ranks(*command, "--num_samples", 10, "-i", "two")
+    assert pngs(tmp_path / "image_samples" / "two") == pngs(whole)
+    said = main(*command, "--num_samples", 280, "-i", "k").stdout
+    killed = pngs(tmp_path / "image_samples" / "k")
+    assert killed.items() >= {f"{i}.png": (whole / f"{i}.png").read_bytes() for i in range(10)}.items()
+    assert len(killed) == 280 + 2 * 16 and "mse" in said
+
+
+def test_latents_there_and_back(run, folder_of_images, tmp_path):
+    """--encode and --decode by one τ are --reconstruction; the file holds x_T; another folder is refused."""
+    exp, folder = tmp_path, tmp_path / "image_samples"
+    of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", exp, "--timesteps", 10)
+    said = main(*of, "--encode", folder_of_images, "-i", "e").stdout
+    assert str(folder / "e.npz") in said
+    content = np.load(folder / "e.npz")
+    diffusion = Diffusion.from_pretrained(str(run.ckpt), load_config(run.config), device="cpu")
+    images = torch.stack([torch.from_numpy(pixels(folder_of_images, f"{i}.png")) for i in range(6)])[:, None]
+    latents = last(diffusion.encode(diffusion.from_images(images), diffusion.sampling(10))).x
+    assert np.abs(content["latents"] - latents.numpy()).max() < 1e-4
+    assert json.loads(str(content["manifest"]))["decides"]["inversion"] == "to"
+
+    main(*of, "--decode", folder / "e.npz", "-i", "d")
+    main(*of, "--sample", "--reconstruction", "--reference", folder_of_images, "-i", "r")
+    for i in range(6):
+        assert (folder / "d" / f"{i}.png").read_bytes() == (folder / "r" / f"{i}.png").read_bytes()
+    (folder / "e" / "3.npy").unlink()
+    (folder / "e.npz").unlink()
+    assert "1 images to make" in main(*of, "--encode", folder_of_images, "-i", "e").stderr
+    assert (np.load(folder / "e.npz")["latents"] == content["latents"]).all()
+
+    differs = {
+        "images is": ("--encode", run.exp / "other", "-i", "e"),
+        "inversion is to": ("--encode", folder_of_images, "--inversion", "from", "-i", "e"),
+        "latents is": ("--decode", folder / "other.npz", "-i", "d"),
+    }
+    (run.exp / "other").mkdir(exist_ok=True)
+    Image.fromarray(random_images(8, 8, seed=9)).save(run.exp / "other" / "0.png")
+    np.savez(folder / "other.npz", latents=np.zeros((6, 1, 8, 8), np.float32))
+    for said, arguments in differs.items():
+        refuses(*of, *arguments, says=[said], tree=folder)
+    assert "encoded to t = 900" in main(*of[:-1], 20, "--decode", folder / "e.npz", "-i", "d20").stderr
+
+
+def test_what_is_not_there_is_refused(run, folder_of_images, tmp_path):
+    of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path)
+    np.savez(tmp_path / "wrong.npz", latents=np.zeros((2, 3, 8, 8)))
+    (tmp_path / "text.npz").write_text("text")
+    for arguments, said in (
+        (("--encode", "nowhere"), "nowhere is neither train, nor test, nor a folder of images"),
+        (("--encode", folder_of_images, "--num_samples", 7), "--num_samples is 7;"),
+        (("--decode", tmp_path / "none.npz"), "there is no file"),
+        (("--decode", tmp_path / "text.npz"), "is not an .npz file of latents"),
+        (("--decode", tmp_path / "wrong.npz"), "this network takes n of (1, 8, 8)"),
+        (("--sample", "--fid", "--inversion", "to"), "--inversion goes with"),
+        (("--encode", "test", "--eta", 0, 1), "make a grid"),
+    ):
+        refuses(*of, *arguments, says=[said], tree=tmp_path)
