@@ -73,6 +73,8 @@ def _options(given: dict[str, Any]) -> Options:
     values["config"] = given.get("config") or next(iter(values["ckpts"]), "")
     if values["mode"] == "test":
         values = {"num_samples": DEFAULT_TEST_IMAGES} | values
+    if values["mode"] in TASKS and (images := TASKS[values["mode"]].images):
+        values = {"num_samples": images} | values
     if values["mode"] in ("test", "reconstruction"):
         values = {"reference": "test"} | values
     return Options(**values, given=frozenset(given))

@@ -104,6 +104,7 @@ class Task:
     summary: str
     takes: tuple[str, ...] = ()  # the flags that not every task takes
     grid: bool = False  # flags that repeat make a grid
+    images: int | None = None  # the default of --num_samples, where it is not the program's
     value: str = ""  # what its own flag takes, if it takes a value; such a flag needs no --sample beside it
     samplers: tuple[str, ...] = ()  # those it is defined for; empty: all
 
@@ -116,6 +117,9 @@ TASKS = {
     "sequence": Task("the predicted x0 of 8 chains at each step: {chain}_{step}.png"),
     "reconstruction": Task(
         "real images to x_T and back, and the error: {i}.png", (*_MANY, "reference", "inversion"), grid=True
+    ),
+    "consistency": Task(
+        "the same x_T at every S, and the distance to the largest: {i}.png", _MANY, grid=True, images=8
     ),
     "encode": Task("x_T of images: {image_folder}.npz", (*_MANY, "inversion"), value="WHAT"),
     "decode": Task("images from such a file: {i}.png", _MANY, grid=True, value="FILE"),

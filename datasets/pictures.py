@@ -79,6 +79,9 @@ class Pictures:
         """Raises Refusal, naming the picture, where it cannot be decoded or cropped."""
         return to_tensor(decode(self.source, i, self.crop), self.shape)
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
     def check_some(self, n: int) -> "Pictures":
         """Decode n of them, evenly spread, to find a broken one before a run begins. Returns itself."""
         for i in np.linspace(0, len(self) - 1, min(len(self), n)).astype(int):

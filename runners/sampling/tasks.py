@@ -5,12 +5,14 @@ A task fills a folder with pictures of chains. A chain starts at some x and is d
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from configs.options import Options
+from datasets.pictures import exact_pictures
 from functions.disk import files
 from functions.disk.latents import read_latents, write_latents, write_npy
 from functions.metrics.metrics import Number
@@ -185,6 +187,21 @@ class Reconstruction(OfImages):
         return f"mse: of the 8-bit images, by dimension on [0, 1]; {name}, encoded by --inversion {by}"
 
 
+class Consistency(Task):
+    """{i}.png, from the same x_T in every cell of a grid: what more steps change (section 5.2, figure 5)."""
+
+    def numbers(self, folder: Path, cells: Mapping[Path, Task]) -> dict[str, Number]:
+        ours = (self.options.seed, self.options.ckpts)
+        same = [path for path, task in cells.items() if (task.options.seed, task.options.ckpts) == ours]
+        finest = max(same, key=lambda path: cells[path].options.S)  # the first of these
+        names, shape = [f"{i}.png" for i in range(self.chains())], self.diffusion.image_shape
+        pairs = zip(exact_pictures(folder, names, shape), exact_pictures(finest, names, shape), strict=True)
+        return {"distance": Number(mean((a.double() - b).square().mean().sqrt().item() for a, b in pairs))}
+
+    def note(self) -> str:
+        return "distance: RMS in grey levels of 255 to the first cell of the largest S, mean over the images"
+
+
 class Encode(OfImages):
     """{i}.npy, x_T of image i, and all of them in one file beside the folder."""
 
@@ -239,6 +256,7 @@ TASKS: dict[str, type[Task]] = {
     "interpolation": Interpolation,
     "sequence": PredictedX0,
     "reconstruction": Reconstruction,
+    "consistency": Consistency,
     "encode": Encode,
     "decode": Decode,
 }

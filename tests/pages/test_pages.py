@@ -322,7 +322,7 @@ def makes(words: list[str]) -> dict[str, int]:
         return {f"{images}/*.png": 11}
     if "--sequence" in words:
         return {f"{images}/*_*.png": 8 * 2}
-    if "--fid" not in words and "--reconstruction" not in words:
+    if not {"--fid", "--reconstruction", "--consistency"} & set(words):
         return {f"{run}/ckpt_3.pth": 1}
     if any(
         count(words, flag) > 1 for flag in ("--timesteps", "--skip_type", "--eta", "--sample_type", "--seed")

@@ -123,3 +123,22 @@ def test_what_is_not_there_is_refused(run, folder_of_images, tmp_path):
         (("--encode", "test", "--eta", 0, 1), "make a grid"),
     ):
         refuses(*of, *arguments, says=[said], tree=tmp_path)
+
+
+def test_consistency_is_the_distance_to_the_largest_S(run, tmp_path):
+    """The images are --fid's; the distances, those of their files; the finest is at 0 from itself."""
+    how = ("--timesteps", 4, 8, 20, "--sample_type", "generalized", "heun", "--skip_type", "uniform")
+    said = sample(run, tmp_path, "c", *how, mode="--consistency").stdout
+    sample(run, tmp_path, "f", "--num_samples", 8, "--timesteps", 8)
+    folder = tmp_path / "image_samples" / "c"
+    assert pngs(folder / "S8_eta0_seed1234") == pngs(tmp_path / "image_samples" / "f")
+    finest = [pixels(folder / "S20_eta0_seed1234", f"{i}.png") for i in range(8)]
+    cells = json.loads((folder / "table.json").read_text())["cells"]
+    assert len(cells) == 6
+    for cell in cells:
+        name = cell["folder"].split("/")[-1]
+        theirs = [pixels(folder / name, f"{i}.png") for i in range(8)]
+        expected = np.mean([((a - b) ** 2).mean() ** 0.5 for a, b in zip(theirs, finest, strict=True)])
+        assert abs(cell["numbers"]["distance"] - expected) < 1e-9
+        assert (expected == 0) == (name == "S20_eta0_seed1234")
+    assert "## distance" in said and folder.with_name("c.png").exists()
