@@ -1,16 +1,18 @@
 """The command line of DDIM: train, sample, evaluate. `python main.py --help`."""
 
+import os
 import sys
 import traceback
 
 from configs import Config, load_config
 from configs.arguments import parse
 from configs.options import Options, fit
-from configs.refusal import Refusal
+from configs.refusal import Refusal, one_line
 
 INTERRUPTED = (
     "interrupted; nothing is lost: images go on with the same command, training with --resume_training"
 )
+OUT_OF_MEMORY = "there is too little memory for this; a smaller batch, or fewer images, need less"
 
 
 def main(argv: list[str]) -> int:
@@ -37,6 +39,9 @@ def main(argv: list[str]) -> int:
                 getattr(Diffusion(config, device), options.verb)(options)
     except Refusal as error:
         return _fail(error, 2, debug)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails too
+        return 1
     except (OSError, FloatingPointError, MemoryError) as error:
         return _fail(error, 1, debug)
     except KeyboardInterrupt:
@@ -58,7 +63,8 @@ def _config(options: Options) -> Config | None:
 def _fail(error: Exception | str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"main.py: error: {error}", file=sys.stderr)
+    sentence = one_line(str(error)) or OUT_OF_MEMORY
+    print(f"main.py: error: {sentence}", file=sys.stderr)
     return code
 
 

@@ -8,10 +8,15 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from configs.refusal import Refusal, nearest
+from configs.door import read_text, reading
+from configs.machine import check_memory
+from configs.refusal import Refusal, nearest, quoted, short
 from configs.typed import Range, build, names
 
 CONFIG_DIR = Path(__file__).parent
+CONFIG_BYTES = 2**20
+MOST_LEVELS = 16  # the smallest of more would not be a pixel wide
+MOST_ALIASES = 20  # merged into one another, more could make a tree that no memory holds
 
 Count = Annotated[int, Range(low=1)]
 Rate = Annotated[float, Range(low=0, below=1)]
@@ -128,16 +133,16 @@ def load_config(name: str) -> Config:
     Raises Refusal, naming the file and the dotted key, for anything that is not a whole and valid config.
     """
     path = find_config(name)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = error.problem
-        raise Refusal(f"{path}{where}: a config is plain YAML, without Python tags ({problem})") from None
-    except yaml.YAMLError as error:
-        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, ValueError) as error:  # not text, or not a date
-        raise Refusal(f"{path} cannot be read: {error}") from None
+    with reading(path, "valid YAML"):
+        text = read_text(path, "a config", most=CONFIG_BYTES)
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > MOST_ALIASES:
+            raise Refusal(f"{path} has more than {MOST_ALIASES} aliases (*name): write the values out")
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.constructor.ConstructorError as error:
+            where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            problem = short(str(error.problem))
+            raise Refusal(f"{path}{where}: a config is plain YAML, without Python tags ({problem})") from None
     return config_from(tree, str(path))
 
 
@@ -151,6 +156,7 @@ def config_from(tree: Any, source: str) -> Config:
     try:
         config = build(Config, tree)
         _check_together(config)
+        _check_sizes(config)
     except Refusal as error:
         raise Refusal(f"{source}: {error}") from None
     return config
@@ -164,7 +170,7 @@ def find_config(name: str) -> Path:
                 return path
     shipped = sorted(path.name for path in CONFIG_DIR.glob("*.yml"))
     hint = f"{nearest(name, shipped)}; configs/ has {', '.join(shipped)}"
-    raise Refusal(f"no config {name!r} under configs/ or as a path{hint}")
+    raise Refusal(f"no config {quoted(name)} under configs/ or as a path{hint}")
 
 
 def to_yaml(config: Config) -> str:
@@ -181,7 +187,7 @@ def to_yaml(config: Config) -> str:
 def _check_together(config: Config) -> None:
     """Raise Refusal for keys that are each valid but do not fit one another."""
     data, model, diffusion = config.data, config.model, config.diffusion
-    halvings = len(model.ch_mult) - 1
+    halvings = min(len(model.ch_mult), MOST_LEVELS) - 1
     last_is_noise = diffusion.beta_schedule == "jsd" and diffusion.num_diffusion_timesteps < 2
     # fmt: off
     problems = {
@@ -193,6 +199,7 @@ def _check_together(config: Config) -> None:
             model.out_ch != model.in_channels,
         f"model.ch is {model.ch}; it must be a multiple of 32, because GroupNorm has 32 groups":
             model.ch % 32,
+        f"model.ch_mult has more than {MOST_LEVELS} levels": len(model.ch_mult) > MOST_LEVELS,
         "model.ch_mult is empty; it needs one multiplier for each level": not model.ch_mult,
         f"data.image_size is {data.image_size}; the {halvings + 1} levels of model.ch_mult halve it "
         f"{halvings} times, so it must be a multiple of {2 ** max(halvings, 0)}":
@@ -206,3 +213,17 @@ def _check_together(config: Config) -> None:
     for problem, found in problems.items():
         if found:
             raise Refusal(problem)
+
+
+def _check_sizes(config: Config) -> None:
+    """Raise Refusal for what this machine's memory cannot hold. Each number is a lower bound."""
+    data, model, training = config.data, config.model, config.training
+    blocks = sum((model.ch * multiplier) ** 2 for multiplier in model.ch_mult) * model.num_res_blocks
+    image = data.channels * data.image_size**2
+    check_memory("a network of model.ch, ch_mult and num_res_blocks", 4 * 18 * blocks)  # two 3x3 convolutions
+    check_memory(f"a batch of {quoted(training.batch_size)} images", 4 * image * training.batch_size)
+    check_memory(
+        f"a batch of {quoted(config.sampling.batch_size)} samples", 4 * image * config.sampling.batch_size
+    )
+    T = config.diffusion.num_diffusion_timesteps
+    check_memory(f"a schedule of {quoted(T)} timesteps", 64 * T)

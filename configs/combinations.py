@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.choices import SAMPLERS, TASKS
 from configs.options import Options
-from configs.refusal import Refusal
+from configs.refusal import Refusal, quoted
 
 TAKEN_BY_TEST = ("num_samples", "batch_size", "reference")
 GRID_FLAGS = ("timesteps", "skip_type", "eta", "sample_type", "seed", "ckpt")  # the flags that may repeat
@@ -32,8 +32,10 @@ def check_values(given: dict[str, Any]) -> None:
         if given.get(flag) == "":
             raise Refusal(f"--{flag} is ''; it must be a path")
     for flag in ("doc", "image_folder"):
-        if flag in given and Path(given[flag]).name in ("", ".."):
-            raise Refusal(f"--{flag} is {given[flag]!r}; it must be a folder's name")
+        if flag in given and (Path(given[flag]).name == "" or ".." in Path(given[flag]).parts):
+            raise Refusal(f"--{flag} is {quoted(given[flag])}; it must be a folder's name, without ..")
+    if Path(given.get("doc", "")).is_absolute():
+        raise Refusal(f"--doc is {quoted(given['doc'])}; it must be a name below the logs: --exp says where")
 
 
 def check_combination(options: Options, *, sample: bool) -> None:

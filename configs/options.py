@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from configs import Config
 from configs.choices import SAMPLERS, SPACINGS, TASKS
-from configs.refusal import Refusal
+from configs.machine import check_memory
+from configs.refusal import Refusal, quoted
 from configs.timesteps import read_timesteps
 
 DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for each image
@@ -151,6 +152,8 @@ def fit(options: Options, config: Config) -> Options:
             )
         if options.step_counts != (len(timesteps),):
             raise Refusal(f"--skip_type {path} holds {len(timesteps)} timesteps; leave --timesteps out")
+    for what, count in (("images", options.num_samples), ("steps", most)):
+        check_memory(f"a list of {quoted(count)} {what}", 256 * count)  # bytes for a name and its place
     if options.mode == "train" and config.model.type == "bayesian":
         raise Refusal("model.type bayesian can be sampled but not trained: no loss was published; use simple")
     if options.mode == "test" and config.data.logit_transform:

@@ -3,15 +3,14 @@
 import math
 from pathlib import Path
 
-from configs.refusal import Refusal
+from configs.door import read_text, reading
+from configs.refusal import Refusal, quoted
 
 
 def read_timesteps(path: str) -> list[float]:
     """Its timesteps, ascending, whole ones as int. Raises Refusal for what is no list of timesteps."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"--skip_type {path}: this file of timesteps cannot be read ({error})") from error
+    with reading(path, "a file of timesteps"):
+        text = read_text(Path(path), "a file of timesteps")
     words = " ".join(line.split("#")[0].replace(",", " ") for line in text.splitlines()).split()
     found = []
     for word in words:
@@ -20,7 +19,9 @@ def read_timesteps(path: str) -> list[float]:
         except ValueError:
             t = math.nan
         if not 0 <= t < math.inf:
-            raise Refusal(f"--skip_type {path}: {word!r} is not a timestep: it must be a number from 0 on")
+            raise Refusal(
+                f"--skip_type {path}: {quoted(word)} is not a timestep: it must be a number from 0 on"
+            )
         found.append(int(t) if t.is_integer() else t)
     if not found:
         raise Refusal(f"--skip_type {path}: the file holds no timesteps")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import tee
@@ -58,20 +59,52 @@ def load(
     batches, ahead = tee(batches)
     rows = (batch.indices[rows_of(batch.size)] for batch in ahead)
     if not isinstance(dataset, Tensor):
-        images = read_ahead(dataset.__getitem__, rows, num_workers, torch.stack)
+        arrays = read_ahead(dataset.__getitem__, rows, num_workers, _stacked)
+        images = (_for_device(array) for array in arrays)
     else:
         images = (dataset[torch.from_numpy(row).to(dataset.device, non_blocking=True)] for row in rows)
     return zip(batches, images, strict=True)
 
 
 def read_ahead(read: Callable, lists: Iterable, num_workers: int, join: Callable) -> Iterator[Any]:
-    """`join([read(i), …])` of each list, by workers two lists ahead. Raises a Refusal of `read` as it is."""
+    """`join([read(i), …])` of each list, by workers two lists ahead. Raises a Refusal of `read` as it is.
+
+    join: gives no tensors, which would pass through /dev/shm; a container's may be too small for them.
+    Raises OSError where a worker dies.
+    """
     how: dict[str, Any] = {"num_workers": cores(num_workers), "worker_init_fn": _end_with_parent}
-    how["pin_memory"] = torch.cuda.is_initialized()  # then copies to the GPU wait for nothing
-    for result in DataLoader(_Reader(read, join), batch_size=None, sampler=lists, **how):
+    how["collate_fn"] = _as_they_are
+    results = iter(DataLoader(_Reader(read, join), batch_size=None, sampler=lists, **how))
+    if how["num_workers"]:  # torch would raise wherever the program is, in the middle of a step too
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while True:
+        try:
+            result = next(results)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            why = "killed for memory, or by damage in the data; data.num_workers 0 shows which image it was"
+            raise OSError(f"a process that reads the images has died ({why})") from None
         if isinstance(result, Refusal):
             raise result
         yield result
+
+
+def _as_they_are(results: Any) -> Any:
+    """In place of torch's own, which would make tensors of arrays."""
+    return results
+
+
+def _stacked(images: list[Tensor]) -> np.ndarray:
+    return torch.stack(images).numpy()
+
+
+def _for_device(array: np.ndarray) -> Tensor:
+    """As a tensor; for a GPU in pinned memory, so that copies to it wait for nothing."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory() if torch.cuda.is_initialized() else tensor
 
 
 class _Reader(Dataset):

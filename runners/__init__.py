@@ -14,7 +14,7 @@ from functions.runtime.progress import quiet_ranks, start_logging
 
 @contextmanager
 def session(options: Options) -> Iterator[torch.device]:
-    """The device, with everything around a command set up. Too little GPU memory becomes a MemoryError."""
+    """The device, with everything around a command set up. Too little memory becomes a MemoryError."""
     start_logging(options.verbose)
     device = choose_device(options.device)
     mention_idle_gpus(device)
@@ -29,3 +29,7 @@ def session(options: Options) -> Iterator[torch.device]:
             raise MemoryError(
                 f"{device} has too little memory; a smaller batch needs less ({error})"
             ) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # torch's word for a CPU without enough of it
+                raise
+            raise MemoryError("there is too little memory here; a smaller batch needs less") from error

@@ -1,8 +1,10 @@
 """Files that appear whole, and folders that one process uses at a time."""
 
+import glob
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,24 +13,49 @@ from filelock import FileLock, Timeout
 
 from configs.refusal import Refusal
 
+LEFT_BEHIND = 60.0  # seconds; the process may be one of another machine, on a shared disk
+
 
 @contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """A path to write; the file appears under `path` when the block ends without an error.
 
-    durable: it survives a power cut too. The temporary name is always the same: a killed run leaves at most
-    one, which the next run replaces.
+    durable: it survives a power cut too, and several processes may write it. Otherwise one at a time may, and
+    what a killed one left is replaced. Raises OSError that names the file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if durable else f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if durable:
+        _remove_leftovers(path)
     try:
         yield temporary
         if durable:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes were writing under `path`. The file of one that lives stays."""
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError, ValueError):
+            if time.time() - file.stat().st_mtime > LEFT_BEHIND and not _lives(int(file.name.split(".")[-2])):
+                file.unlink()
+
+
+def _lives(pid: int) -> bool:
+    with suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True
 
 
 @contextmanager

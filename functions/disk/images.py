@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from functions.runtime.threads import copy_to_host, cores_are_idle, worker_threa
 
 CELL, CELL_MAX = 48, 128  # pixels of a sheet's cell: smaller images are enlarged, larger ones reduced
 GAP = 2
+PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 Write = Callable[[Sequence[str], Tensor], None]
 
@@ -67,9 +69,18 @@ def writer(
 
 
 def missing(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of `names` that are not files of `folder`."""
+    """Those of `names` that are not whole PNGs in `folder`. A power cut may leave empty or cut ones."""
     present = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [name for name in names if name not in present]
+    return [name for name in names if name not in present or not _is_whole(folder / name)]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it begins and ends as a PNG does. Its pixels are not decoded."""
+    with suppress(OSError), open(path, "rb") as file:
+        begins = file.read(len(PNG_BEGIN)) == PNG_BEGIN
+        file.seek(-len(PNG_END), os.SEEK_END)
+        return begins and file.read() == PNG_END
+    return False
 
 
 def sheet_of_files(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:

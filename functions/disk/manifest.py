@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.refusal import Refusal
+from configs import door
+from configs.refusal import Refusal, short
 from functions.disk import files
 
 NAME = "manifest.json"
@@ -24,8 +25,9 @@ def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, 
     """
     manifest = _read(folder)
     if manifest is None:
-        if any(folder.glob("*.png")):
-            raise _refusal(folder, f"it holds images and no {NAME} that says how they were made")
+        if others := [path for path in _files(folder) if not path.name.startswith(".")]:
+            holds = "images" if any(path.suffix == ".png" for path in others) else "other files"
+            raise _refusal(folder, f"it holds {holds} and no {NAME} that says how they were made")
         return None
     difference = first_difference(manifest["decides"], decides)
     if difference:
@@ -62,26 +64,33 @@ def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / NAME
     try:
-        text = (folder / NAME).read_text(encoding="utf-8")
+        manifest = door.read_json(path, "a manifest")
     except FileNotFoundError:
         return None
-    try:
-        manifest = json.loads(text)
-    except ValueError:
-        manifest = None
+    except Refusal as error:
+        raise _refusal(folder, str(error)) from None
     kinds = {"decides": dict, "num_samples": int, "parts": list}
-    if not isinstance(manifest, dict) or any(
-        not isinstance(manifest.get(k), kind) for k, kind in kinds.items()
-    ):
-        raise _refusal(folder, f"its {NAME} is damaged")
+    sound = all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
+    if not sound or not all(_is_part(part) for part in manifest["parts"]):
+        raise _refusal(folder, f"{path} is damaged")
     return manifest
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def _is_part(part: Any) -> bool:
+    """Whether it is a record that `claim` could have written; the batch size is read from it again."""
+    return isinstance(part, dict) and isinstance(size := part.get("batch_size", 1), int) and size >= 1
 
 
 def _describe(value: Any) -> str:
     if isinstance(value, list) and len(value) > 1:
-        return f"{len(value)} values from {value[0]} to {value[-1]}"
-    return "not given" if value is None else str(value)
+        return f"{len(value)} values from {short(str(value[0]))} to {short(str(value[-1]))}"
+    return "not given" if value is None else short(str(value))
 
 
 def _refusal(folder: Path, why: str) -> Refusal:

@@ -12,12 +12,25 @@ from functions.weights.checkpoint import Checkpoint, is_weights
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of any format. Raises Refusal if it is missing, damaged, another thing, or holds code."""
+    """A checkpoint of any format. Raises Refusal if it is missing, damaged, another thing, or holds code,
+    and for weights that are not finite.
+    """
     return identify(path)[1]
 
 
 def identify(path: Path) -> tuple[str, Checkpoint]:
     """The format in words and the checkpoint, by the content, not the name. Raises as `load_checkpoint`."""
+    file_format, checkpoint = _identify(path)
+    for kind, weights in (("", checkpoint.model), ("of the EMA ", checkpoint.ema or {})):
+        for name, value in weights.items():
+            if not value.isfinite().all():
+                raise Refusal(
+                    f"{path}: the parameter {name} {kind}is not finite: these weights are of no use"
+                )
+    return file_format, checkpoint
+
+
+def _identify(path: Path) -> tuple[str, Checkpoint]:
     if diffusers_config.is_folder(path):
         return diffusers.load(path)
     if not path.is_file():

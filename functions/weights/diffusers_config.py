@@ -12,8 +12,8 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import yaml
 
-from configs import Config, DiffusionConfig, config_from, load_config, to_yaml
-from configs.refusal import Refusal
+from configs import Config, DiffusionConfig, config_from, door, load_config, to_yaml
+from configs.refusal import Refusal, quoted
 from functions.schedules import betas
 
 INDEX, UNET, SCHEDULER = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
@@ -145,12 +145,12 @@ def _read_network(path: Path) -> Config:
     if isinstance(size, list) and size and all(side == size[0] for side in size):
         size = size[0]
     if not isinstance(size, int):
-        raise Refusal(f"{path}: sample_size is {size!r}; it must be the width of a square image")
+        raise Refusal(f"{path}: sample_size is {quoted(size)}; it must be the width of a square image")
     whole = isinstance(widths, list) and widths and all(isinstance(w, int) and w > 0 for w in widths)
     if not whole or any(width % widths[0] for width in widths):
-        raise Refusal(f"{path}: block_out_channels is {widths!r}; each must be a multiple of the first")
+        raise Refusal(f"{path}: block_out_channels is {quoted(widths)}; each must be a multiple of the first")
     if not isinstance(blocks, list) or len(blocks) != len(widths):
-        raise Refusal(f"{path}: down_block_types is {blocks!r}; it must have {len(widths)} entries")
+        raise Refusal(f"{path}: down_block_types is {quoted(blocks)}; it must have {len(widths)} entries")
     attends = ["Attn" in str(block) for block in blocks]
 
     # Make the config.
@@ -213,12 +213,8 @@ def _read_schedule(path: Path, config: Config) -> Config:
 
 def _read_json(path: Path, *classes: str) -> dict[str, Any]:
     """The JSON object of a file that describes one of `classes`."""
-    try:  # diffusers' first releases put UNetRes before the names of blocks
-        content = json.loads(path.read_text(encoding="utf-8").replace('"UNetRes', '"'))
-    except FileNotFoundError:
-        raise Refusal(f"there is no {path}") from None
-    except ValueError as error:
-        raise Refusal(f"{path} is not valid JSON: {error}") from None
+    with door.reading(path, "valid JSON"):  # diffusers' first releases put UNetRes before the names of blocks
+        content = json.loads(door.read_text(path, "valid JSON").replace('"UNetRes', '"'))
     if not isinstance(content, dict):
         raise Refusal(f"{path} holds a {type(content).__name__}; it must be an object")
     _check_keys(path, content, {"_class_name": list(classes)})

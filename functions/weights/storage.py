@@ -1,8 +1,7 @@
 """Tensors in a file: torch's pickles, whose code is never run, and safetensors."""
 
-import pickle
 import re
-import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,39 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.refusal import Refusal
+from configs import door
+from configs.refusal import Refusal, short
 from functions.disk import files
 
-# What safetensors, torch.load and its unpickler raise for a damaged file or a file of another kind.
-_UNREADABLE = (
-    SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError,
-    ValueError, OverflowError, AssertionError, struct.error,
-)  # fmt: skip
 _CODE = re.compile(r"(?:Unsupported (?:global|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)")
 
 
 def read(path: Path) -> Any:
     """What the file holds, on the CPU. Raises Refusal for a file that is damaged or holds code."""
-    try:
-        return load_file(path) if is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
-    except _UNREADABLE as error:
-        message = str(error) or "it ends early"
-    if code := _CODE.search(message):
-        raise Refusal(f"{path} holds code ({code[1]}) besides tensors and plain values; it was not run")
-    why = "torch cannot read it" if "Unsupported operand" in message else message.splitlines()[0][:200]
-    raise Refusal(f"{path} is damaged or not a checkpoint ({why})")
+    with door.reading(path, "a checkpoint"):
+        door.regular(path)
+        if is_safetensors(path):
+            return load_file(path)
+        _check_archive(path)
+        try:
+            return torch.load(path, "cpu", weights_only=True)
+        except Exception as error:
+            if code := _CODE.search(str(error)):
+                holds = f"holds code ({code[1]}) besides tensors and plain values"
+                raise Refusal(f"{path} {holds}; it was not run") from None
+            if "Unsupported operand" in str(error):
+                raise ValueError("torch cannot read it") from None
+            raise
+
+
+def _check_archive(path: Path) -> None:
+    """Raise Refusal where a tensor in torch's zip file is not as it was written. torch.load does not look."""
+    if not zipfile.is_zipfile(path):
+        return  # torch's format before 1.6 has no checksums
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise Refusal(f"{path} is damaged: the checksum of {short(damaged)} in it is wrong")
 
 
 def is_safetensors(path: Path) -> bool:

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from configs import door
 from configs.refusal import Refusal
 from functions.disk import files, manifest, tables
 from functions.metrics.metrics import METRICS, Number
@@ -45,12 +46,15 @@ def _read(folder: Path, identity: dict[str, Any]) -> list[Measurement]:
     """Those of the images that `identity` decides. Raises Refusal where the folder's name has others'."""
     path = path_of(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        decides, measurements = content["decides"], list(content["measurements"])
+        content = door.read_json(path, "a file of metrics")
+        with door.reading(path, "a file of metrics"):
+            decides, measurements = dict(content["decides"]), list(content["measurements"])
+            for measured in measurements:
+                numbers(measured), notes(measured)
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError, KeyError):
-        logging.warning(f"{path} is damaged and is written anew")
+    except Refusal as error:
+        logging.warning(f"{error}; it is written anew")
         return []
     if decides != identity:
         difference = f"{manifest.first_difference(decides, identity)}; name another folder with -i"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs import Config
+from configs import Config, door
 from configs.options import Options
 from configs.refusal import Refusal
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
@@ -97,12 +96,14 @@ def compute(
 
     # Read them where they are kept.
     key, with_features = _hash({"reference": of.hash, "extractor": extractor.hash})[:16], "features" in parts
-    path, features_path = folder / f"{key}.npz", folder / f"{key}.features.npy"
+    path, features_path = folder / f"{key}.npz", folder / f"{key}.features"
     kept = path.exists() and (features_path.exists() or not with_features)
     distributed.barrier()  # every rank has looked before one writes
     if kept:
-        of = of._replace(gaussian=_read_statistics(path, extractor.dim))
-        return of._replace(features=torch.from_numpy(np.load(features_path, "c"))) if with_features else of
+        try:
+            return _read_kept(of, path, features_path if with_features else None, extractor.dim)
+        except Refusal as error:
+            logging.warning(f"{error}; it is computed anew")
 
     # Compute them, once.
     once = f"once: they are kept in {folder}"
@@ -120,15 +121,28 @@ def compute(
     moments.sum_over_ranks()
     distributed.sum_over_ranks(features, extractor.device)
 
-    # Keep them: the statistics in pytorch-fid's layout.
-    mean, covariance = gaussian = moments.gaussian()
+    # Keep them: the statistics in pytorch-fid's layout, the features in an archive with checksums too.
+    gaussian = moments.gaussian()
     if distributed.is_main():
         if with_features:
-            with files.atomic(features_path) as temporary, open(temporary, "wb") as file:
-                np.save(file, features.numpy())
-        with files.atomic(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, mu=mean.numpy(), sigma=covariance.numpy(), of=of.name)
+            _keep(features_path, features=features.numpy())
+        _keep(path, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy(), of=of.name)
     return of._replace(gaussian=gaussian, features=features)
+
+
+def _keep(path: Path, **arrays: Any) -> None:
+    with files.atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read_kept(of: Reference, path: Path, features_path: Path | None, dim: int) -> Reference:
+    """Raises Refusal where a file is damaged; its checksum says so."""
+    of = of._replace(gaussian=_read_statistics(path, dim))
+    if features_path is None:
+        return of
+    with door.reading(features_path, "a file of features"), np.load(features_path) as content:
+        features = torch.from_numpy(content["features"])
+    return of._replace(features=features)
 
 
 def _content(dataset: Images, root: Path) -> str:
@@ -146,12 +160,9 @@ def _hash(content: dict) -> str:
 
 def _read_statistics(path: Path, dim: int) -> Gaussian:
     """mu (D,) and sigma (D, D) of an .npz file, as pytorch-fid and EDM write them."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            mean, covariance = (torch.from_numpy(content[name]).double() for name in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        said = f"{path} is not an .npz file of mu and sigma, as pytorch-fid writes it: {error}"
-        raise Refusal(said) from None
+    what = "an .npz file of mu and sigma, as pytorch-fid writes it"
+    with door.reading(path, what), np.load(door.regular(path), allow_pickle=False) as content:
+        mean, covariance = (torch.from_numpy(content[name]).double() for name in ("mu", "sigma"))
     if mean.shape != (dim,) or covariance.shape != (dim, dim):
         shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
         raise Refusal(f"{path} holds {shapes}; the extractor gives {dim} features")

@@ -14,7 +14,7 @@ SAMPLE = ("--sample", "--fid", "--ckpt", "nowhere.pth")
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("data: 2024-13-45", ["bad.yml cannot be read", "month"]),
+        ("data: 2024-13-45", ["bad.yml is damaged or not valid YAML", "month"]),
         ("", ["is empty"]),
         ("[1, 2]", ["is a list", "mapping"]),
         ("data: {", ["not valid YAML"]),
