@@ -16,7 +16,8 @@ OUT_OF_MEMORY = "there is too little memory for this; a smaller batch, or fewer 
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Returns 0, 2 for a user's mistake, 1 for another failure, 130 for an interrupt.
+    """Run one command. Returns 0, 2 for a user's mistake, 1 for another failure, 130 for an interrupt,
+    143 for SIGTERM.
 
     What can be told in a sentence is; a bug keeps its traceback.
     """
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> int:
             options = fit(options, config)
 
         # Not before the command is known to be right: this imports torch, which takes seconds.
+        from functions.runtime.stopping import Stopped
         from runners import session
         from runners.diffusion import Diffusion
         from runners.tools.inspection import inspect
@@ -36,7 +38,11 @@ def main(argv: list[str]) -> int:
             if config is None or options.mode == "inspect":
                 inspect(options, config)
             else:
-                getattr(Diffusion(config, device), options.verb)(options)
+                try:
+                    getattr(Diffusion(config, device), options.verb)(options)
+                except Stopped as stopped:
+                    print(f"main.py: {stopped}", file=sys.stderr)
+                    return stopped.code
     except Refusal as error:
         return _fail(error, 2, debug)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough

@@ -87,6 +87,7 @@ class TrainingConfig:
     loss: Literal["sum", "mean"] = "sum"
     min_snr_gamma: Positive | None = None
     antithetic: bool = True
+    snapshot_minutes: Positive | None = None
 
 
 @dataclass(frozen=True)

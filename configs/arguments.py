@@ -3,6 +3,7 @@
 import argparse
 import glob
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +32,8 @@ examples (E: a folder for everything, D: the name of a run):
   weights for diffusers  main.py --config cifar10.yml --exp E --doc D --export folder
   what a file holds      main.py --inspect ckpt.pth
 
-The exit code is 0, 2 for a mistake in the command, 1 for a failure, 130 for Ctrl-C.
+The exit code is 0, 2 for a mistake in the command, 1 for a failure, 130 for Ctrl-C, 143 for SIGTERM.
+SIGUSR1 stops in the same order with 0. A second signal ends at once.
 More: README.md and docs/.
 """
 
@@ -43,7 +45,7 @@ def parse(argv: list[str]) -> Options:
         raise Refusal(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags())}")
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     check_values(given)
-    options = _options(given)
+    options = replace(_options(given), argv=tuple(argv))
     by_value = options.mode in TASKS and bool(TASKS[options.mode].value)
     check_combination(options, sample=by_value or bool(given.pop("sample", False)))
     return options

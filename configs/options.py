@@ -63,6 +63,7 @@ class Options:
     plan: bool = False
     verbose: str = "info"
 
+    argv: tuple[str, ...] = ()  # the command line
     given: frozenset[str] = frozenset()  # the flags that were typed, without dashes
 
     @property

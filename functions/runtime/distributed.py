@@ -107,6 +107,13 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
+def all_reduce_max(x: Tensor) -> Tensor:
+    """The largest over the ranks, in place, without a wait for the device."""
+    if dist.is_initialized():
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+    return x
+
+
 def min_over_ranks(n: int, device: torch.device) -> int:
     """The smallest of the ranks' numbers."""
     if not dist.is_initialized():

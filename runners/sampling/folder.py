@@ -16,6 +16,7 @@ from functions.disk import files, images, manifest
 from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
 from functions.runtime.progress import progress_bar
+from functions.runtime.stopping import Stopped, Stopping, heeded
 from functions.samplers import CLEAN, Step
 from runners.evaluation import measurements
 from runners.evaluation.evaluator import Evaluator, Samples
@@ -132,8 +133,8 @@ def fill(
     with folder.locked(identity, record) as missing:
         _announce(folder, missing, batch_size, identity["precision"])
         samples = evaluator.samples(n, batch_size, path, diffusion.image_shape) if evaluator else None
-        with images.writer(path, diffusion.device, folder.task.write) as write:
-            for names, pictures in _made(folder, missing, batch_size, samples):
+        with images.writer(path, diffusion.device, folder.task.write) as write, heeded() as stopping:
+            for names, pictures in _made(folder, missing, batch_size, samples, stopping):
                 write(names, pictures)
         measured = evaluator.measure(samples, identity, began) if evaluator and samples else None
     if options.keep_images and distributed.is_main():
@@ -147,7 +148,7 @@ def fill(
 
 
 def _made(
-    folder: Folder, missing: set[str], batch_size: int, samples: Samples | None
+    folder: Folder, missing: set[str], batch_size: int, samples: Samples | None, stopping: Stopping
 ) -> Iterator[tuple[list[str], Tensor]]:
     """This rank's missing pictures: names, uint8 (b, c, h, w). Finished ones are read into `samples`."""
     # Share out the batches.
@@ -175,6 +176,10 @@ def _made(
             if rows and folder.options.keep_images:
                 made = batch.images if len(rows) == len(names) else batch.images[rows]
                 yield [names[row] for row in rows], made
+            if (name := stopping.name) and batch.k == len(folder.files[0]) - 1:
+                keep = folder.options.keep_images
+                kept = "is kept; the same command goes on from there" if keep else "was the last"
+                raise Stopped(f"{name} came: the batch in flight {kept}", name)
             if batch.k == 0:
                 began, since = (began, since + len(names)) if began else (time.monotonic(), 0)
     if since:

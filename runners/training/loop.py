@@ -22,6 +22,7 @@ from functions.runtime import distributed
 from functions.runtime.compilation import CompiledForBatches, seconds_of, should_compile
 from functions.runtime.memory import on_device
 from functions.runtime.precision import autocast, precision_in_words
+from functions.runtime.stopping import Stopped, Stopping, heeded
 from functions.samplers import Model, last
 from runners.diffusion import Diffusion, Sampling
 from runners.evaluation.loss import validation_loss
@@ -73,9 +74,10 @@ def train(diffusion: Diffusion, options: Options) -> None:
                 stack.enter_context(files.locked(options.log_dir))
                 if checkpoint is None:
                     run_folder.begin(options, config)
+        stopping = stack.enter_context(heeded(config.training.snapshot_minutes))
         report = stack.enter_context(Report(options, config, state.step, last_step, state.seed))
         _describe(options, state, len(dataset), test_set, last_step)
-        _loop(options, state, dataset, test_set, last_step, report)
+        _loop(options, state, dataset, test_set, last_step, report, stopping)
 
 
 def _loop(
@@ -85,8 +87,9 @@ def _loop(
     test_set: Images | None,
     last_step: int,
     report: Report,
+    stopping: Stopping,
 ) -> None:
-    """From the state's position in the data to `last_step`."""
+    """From the state's position in the data to `last_step`. Raises Stopped where a signal came before."""
     diffusion, device = state.diffusion, state.diffusion.device
     config, training = diffusion.config, diffusion.config.training
     parallel = distributed.parallel(diffusion.model.train())
@@ -128,16 +131,25 @@ def _loop(
             with _evaluating(diffusion):
                 report.validation(state.step, validation_loss(diffusion, test_set, state.seed))
 
-        # Save. Reading the losses first stops a run that diverged, which keeps its last good snapshot.
-        if run_folder.is_snapshot(state.step, last_step, training.snapshot_freq):
-            report.read()
-            if distributed.is_main():
-                run_folder.save(options, state.checkpoint())
-                report.samples(state.step, _samples(state))
-            distributed.barrier()
-
+        # Save.
+        name, due = stopping.agreed(device)
+        planned = run_folder.is_snapshot(state.step, last_step, training.snapshot_freq)
+        if planned or due or name:
+            _save(options, state, report, with_samples=planned)
         if state.step == last_step:
             break
+        if name:
+            raise Stopped(run_folder.stopped_at(state.step, name, options), name)
+
+
+def _save(options: Options, state: TrainingState, report: Report, *, with_samples: bool) -> None:
+    """Save a snapshot. Reading the losses first stops a run that diverged, which keeps its last good one."""
+    report.read()
+    if distributed.is_main():
+        run_folder.save(options, state.checkpoint())
+        if with_samples:
+            report.samples(state.step, _samples(state))
+    distributed.barrier()
 
 
 def _draw(state: TrainingState, images: Tensor, n: int) -> Draws:

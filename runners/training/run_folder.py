@@ -1,6 +1,7 @@
 """A training run on disk: {exp}/logs/{doc} with checkpoints and config.yml, and {exp}/tensorboard/{doc}."""
 
 import logging
+import shlex
 import sys
 
 from configs import Config, to_yaml
@@ -47,6 +48,15 @@ def begin(options: Options, config: Config) -> None:
     for old, new in files.move_aside(options.log_dir, options.tensorboard_dir):
         logging.info(f"the run that was in {old} is now in {new}")
     files.write_text(options.log_dir / "config.yml", to_yaml(config))
+
+
+def stopped_at(step: int, name: str, options: Options) -> str:
+    """What is said when the signal `name` stopped the run: its last step, and the command to go on."""
+    words = [word for word in options.argv if word != "--ni"]
+    if "--resume_training" not in words:
+        words.append("--resume_training")
+    command = shlex.join(["python", "main.py", *words])
+    return f"{name} came: step {step} is saved and nothing is lost; to continue: {command}"
 
 
 def is_snapshot(step: int, last_step: int, snapshot_freq: int) -> bool:
