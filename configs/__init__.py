@@ -19,6 +19,7 @@ MOST_LEVELS = 16  # the smallest of more would not be a pixel wide
 MOST_ALIASES = 20  # merged into one another, more could make a tree that no memory holds
 
 Count = Annotated[int, Range(low=1)]
+Byte = Annotated[int, Range(low=0, below=256)]
 Rate = Annotated[float, Range(low=0, below=1)]
 NonNegative = Annotated[float, Range(low=0)]
 Positive = Annotated[float, Range(low=0, open_low=True)]
@@ -37,6 +38,7 @@ class DataConfig:
     rescaled: bool
     num_workers: Annotated[int, Range(low=0)]
     category: str | None = None
+    background: tuple[Byte, ...] = (255, 255, 255)  # under transparent pictures: red, green, blue
 
     @property
     def name(self) -> str:
@@ -192,6 +194,8 @@ def _check_together(config: Config) -> None:
     last_is_noise = diffusion.beta_schedule == "jsd" and diffusion.num_diffusion_timesteps < 2
     # fmt: off
     problems = {
+        f"data.background is {list(data.background)}; it must have 3 numbers, red, green and blue":
+            len(data.background) != 3,
         "data.rescaled and data.logit_transform are both on; choose one":
             data.rescaled and data.logit_transform,
         f"data.channels is {data.channels} but model.in_channels is {model.in_channels}; they must be equal":

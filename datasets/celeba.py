@@ -10,52 +10,62 @@ from torchvision.datasets.utils import check_integrity
 from configs import DataConfig
 from configs.refusal import Refusal
 from datasets.download import or_by_hand
-from datasets.pictures import Files, Pictures, crop_face
+from datasets.pictures import Pictures, crop_face
+from datasets.tree import Files
 
 SIZES = {"CELEBA": (162_770, 19_962)}
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
+TABLE = "list_eval_partition.csv"  # Kaggle's copy of PARTITION
 TEST_SPLIT = f"images with a 2 in {PARTITION} would make one"
 
 
 def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
     """The cropped faces of the split, in the order of the official partition."""
     files = split_files(find(root) or _download(root), train)
-    return Pictures(files, data.shape, crop_face).check_some(500) if files.keys else None
+    return Pictures(files, data.shape, crop_face, data.background).check_some(500) if files.keys else None
 
 
 def find(root: Path) -> Path | None:
-    """The folder of IMAGES and PARTITION: torchvision's below `root`, `root`, or the parent of IMAGES.
+    """The partition, .txt or Kaggle's .csv: in torchvision's folder below `root`, in `root`, beside IMAGES.
 
-    Raises Refusal where it has all official lists and one does not have its md5.
+    Raises Refusal where all official lists are there and the partition, the only one read, has another md5.
     """
-    places = [root / CelebA.base_folder, root, *([root.parent] if root.name == IMAGES else [])]
-    place = next((p for p in places if (p / IMAGES).is_dir() and (p / PARTITION).is_file()), None)
-    lists = {place / name: md5 for _, md5, name in CelebA.file_list if place and name.endswith(".txt")}
-    for path, md5 in lists.items():
-        if all(map(Path.is_file, lists)) and not check_integrity(path, md5):
-            raise Refusal(f"{path} is damaged: its md5 is not {md5}; fetch it again")
-    return place
+    places = [root / CelebA.base_folder, root]
+    places += [folder.parent for folder in (root, root.parent) if folder.name == IMAGES]
+    tables = (p / name for p in places for name in (PARTITION, TABLE) if (p / IMAGES).is_dir())
+    partition = next(filter(Path.is_file, tables), None)
+    if partition is None:
+        return None
+    md5s = {name: md5 for _, md5, name in CelebA.file_list if name.endswith(".txt")}
+    official = all((partition.parent / name).is_file() for name in md5s)
+    if official and partition.name == PARTITION and not check_integrity(partition, md5s[PARTITION]):
+        raise Refusal(f"{partition} is damaged: its md5 is not {md5s[PARTITION]}; fetch it again")
+    return partition
 
 
-def split_files(place: Path, train: bool) -> Files:
+def split_files(partition: Path, train: bool) -> Files:
     """The images of a split, in the partition's order. Upstream does not use "1", the validation split."""
-    partition, layout = place / PARTITION, "its lines must be a file's name and 0, 1 or 2"
-    words = partition.read_text(encoding="utf-8", errors="replace").split()
+    layout = "its lines must be a file's name and 0, 1 or 2"
+    words = partition.read_text(encoding="utf-8-sig", errors="replace").replace(",", " ").split()
+    if words[:2] == ["image_id", "partition"]:
+        words = words[2:]
     splits = dict(zip(words[0::2], words[1::2], strict=False))
     if len(words) % 2 or not set(splits.values()) <= {"0", "1", "2"}:
         raise Refusal(f"{partition} is damaged: {layout}")
     chosen = [name for name in splits if splits[name] == ("0" if train else "2")]
     if train and not chosen:
         raise Refusal(f"{partition} names no training images: {layout}")
-    if missing := sorted(set(chosen) - set(os.listdir(place / IMAGES))):
+    images = partition.parent / IMAGES
+    images = images / IMAGES if (images / IMAGES).is_dir() else images  # so Kaggle's zip unpacks
+    if missing := sorted(set(chosen) - set(os.listdir(images))):
         some = f"{len(missing):,} of the {len(chosen):,} images are missing"
-        raise Refusal(f"{place / IMAGES}: {some}, as {missing[0]}")
-    return Files(place / IMAGES, chosen)
+        raise Refusal(f"{images}: {some}, as {missing[0]}")
+    return Files(images, chosen)
 
 
 def _download(root: Path) -> Path:
     """By torchvision and gdown, from Google Drive. Complete files are kept for the next attempt."""
-    by_hand = f"the folder {IMAGES} and {PARTITION}"
+    by_hand = f"the folder {IMAGES} and {PARTITION}, or Kaggle's {TABLE},"
     with or_by_hand("CELEBA", root, by_hand, DownloadError, RuntimeError, below=CelebA.base_folder):
         CelebA(root, target_type=[], download=True)
-    return root / CelebA.base_folder
+    return root / CelebA.base_folder / PARTITION

@@ -1,28 +1,22 @@
-"""FOLDER: any tree of images."""
+"""FOLDER: any tree of images, or a zip file of one."""
 
 from pathlib import Path
 
 from configs import DataConfig
 from configs.refusal import Refusal
-from datasets.pictures import EXTENSIONS, Files, Pictures, image_files
+from datasets.pictures import Pictures
+from datasets.tree import split_files
 
-TEST_SPLIT = "folders train/ and test/ would make one"
+TEST_SPLIT = "folders train/ and test/, or val/, would make one"
 
 
 def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
-    """All images below `root`, or below the split's folder."""
-    if not root.is_dir():
+    """All images below `root`, or those of the split, as `datasets.tree.split_files` takes them."""
+    if not root.exists():
         raise Refusal(f"there is no folder {root}; name the folder of your images with --data")
-    folder = split_folder(root, train)
-    if folder is None:
+    files = split_files(root, train)
+    if files is None:
         return None
-    if not (names := image_files(folder)):
-        raise Refusal(f"{folder} holds no images; {', '.join(sorted(EXTENSIONS))} are read")
-    return Pictures(Files(folder, names), data.shape).check_some(500)
-
-
-def split_folder(root: Path, train: bool) -> Path | None:
-    """train/ or test/ where `root` has both; else `root` itself for training, and nothing for testing."""
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        return root / ("train" if train else "test")
-    return root if train else None
+    if not files.keys:
+        raise Refusal(f"{root} holds no images that are read; docs/data.md lists the formats")
+    return Pictures(files, data.shape, background=data.background).check_some(500)

@@ -6,10 +6,10 @@ import numpy as np
 
 from configs import DataConfig
 from datasets import ffhq
-from datasets.folder import split_folder
 from datasets.pictures import Pictures
+from datasets.tree import split_folder
 
-TEST_SPLIT = "folders train/ and test/ would make one"
+TEST_SPLIT = "folders train/ and test/, or val/, would make one"
 
 
 def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:

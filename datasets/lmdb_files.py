@@ -70,6 +70,14 @@ class LmdbValues:
             raise Refusal("there is no such key")
         return value
 
+    def identity(self) -> str:
+        """A hash over what changes whenever the LMDB is written; reading all of it could take minutes."""
+        file, opened = (self.path / "data.mdb").stat(), environment(self.path)
+        state = [file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns]
+        return hashlib.sha256(
+            json.dumps([*state, opened.info()["last_txnid"], len(self.keys)]).encode()
+        ).hexdigest()
+
 
 class KeyTable:
     """All keys of an LMDB, in a mapped .npy: a row is a key's length in two bytes, the key, and zeros."""
@@ -89,13 +97,15 @@ class KeyTable:
 
 
 def keys_of(path: Path) -> KeyTable:
-    """All keys of an LMDB, which itself finds its i-th key only by a walk to it. Raises Refusal if damaged.
+    """The images' keys of an LMDB, which finds its i-th key only by a walk to it. Raises Refusal if damaged.
 
-    They are kept in a table in the user's cache. One process makes it while others wait.
+    Keys that only keep books, as __len__, are not among them. The keys are kept in a table in the user's
+    cache. One process makes it while others wait.
     """
     opened, file = environment(path), (path / "data.mdb").stat()
     entries, last_change = opened.stat()["entries"], opened.info()["last_txnid"]
-    state = json.dumps([os.path.realpath(path), file.st_size, file.st_mtime_ns, entries, last_change])
+    where = [os.path.realpath(path), file.st_size, file.st_mtime_ns, file.st_ctime_ns]
+    state = json.dumps([*where, entries, last_change, "of images"])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddim" / "lmdb_keys"
     table = cache / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.npy"  # a changed LMDB gets a new one
     try:
@@ -105,12 +115,20 @@ def keys_of(path: Path) -> KeyTable:
                 return KeyTable(table)
             logging.info(f"indexing the {entries:,} keys of {path}, once, into {table}")
             with opened.begin() as transaction, open(table.with_suffix(".tmp"), "wb") as npy:
-                width = max(map(len, transaction.cursor().iternext(values=False)), default=0)
-                header = {"descr": "|u1", "fortran_order": False, "shape": (entries, 2 + width)}
+                lengths = [len(key) for key in _of_images(transaction)]
+                width = max(lengths, default=0)
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(lengths), 2 + width)}
                 np.lib.format.write_array_header_1_0(npy, header)
-                for key in transaction.cursor().iternext(values=False):
+                for key in _of_images(transaction):
                     npy.write(len(key).to_bytes(2, "big") + key.ljust(width, b"\0"))
             os.replace(npy.name, table)
             return KeyTable(table)
     except OSError as error:
         raise Refusal(f"{path} cannot be indexed in {cache} ({error}); XDG_CACHE_HOME moves it") from None
+
+
+def _of_images(transaction: lmdb.Transaction) -> Iterator[bytes]:
+    """The keys but those in which writers of LMDBs keep numbers and lists of keys."""
+    for key in map(bytes, transaction.cursor().iternext(values=False)):
+        if key not in (b"length", b"num-samples") and not (key.startswith(b"__") and key.endswith(b"__")):
+            yield key

@@ -30,4 +30,6 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
         return None
     if not len(keys := keys_of(path)):
         raise Refusal(f"{path} holds no images")
-    return Pictures(LmdbValues(path, keys), data.shape).check_some(2)  # each may be a seek in 43 GB
+    return Pictures(LmdbValues(path, keys), data.shape, background=data.background).check_some(
+        2
+    )  # each may be a seek in 43 GB

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from configs.machine import cores
 from configs.refusal import Refusal
 from datasets.batches import read_ahead
 from datasets.ffhq import LARGEST, LENGTH, key
-from datasets.folder import split_folder
 from datasets.lmdb_files import LmdbValues, is_lmdb, keys_of, naming_damage
-from datasets.pictures import Files, crop_face, decode, fit, image_files
+from datasets.pictures import WHITE, Colour, Source, check_some, crop_face, decode, fit
+from datasets.tree import Files, split_files
 
-Source = Files | LmdbValues
 BATCH = 256  # images in a transaction: the most that a kill loses
 STATE = b"pack"  # the key of what is done so far; a complete LMDB does not have it
+_CROPS = {"celeba": crop_face, "center": None, "none": None}
 FIRST_MAP = 2**28  # bytes that the LMDB may take at first; doubled when they are used up
 
 
@@ -36,11 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     add("source", type=Path, metavar="SOURCE", help="a folder or zip of images, or an LMDB in LSUN's layout")
     add("dest", type=Path, metavar="DEST", help="the folder to make; until complete it is DEST.partial")
     add("--size", type=int, required=True, metavar="N", help="pixels on a side, the model's data.image_size")
-    add("--crop", choices=["celeba", "center", "none"], default="center",
+    add("--crop", choices=[*_CROPS], default="center",
         help="celeba: around the face of an aligned picture; center: the largest square, as in training "
         "(default); none: the whole picture, squeezed into a square")  # fmt: skip
     add("--split", choices=["train", "test"], default="train",
-        help="of CelebA's partition, or of folders train/ and test/ (default: train)")  # fmt: skip
+        help="of CelebA's partition, or of folders train/ and test/ or val/ (default: train)")  # fmt: skip
+    add("--background", type=int, nargs=3, default=WHITE, metavar=("R", "G", "B"),
+        help="the colour under transparent images, as data.background (default: 255 255 255)")  # fmt: skip
     arguments = parser.parse_args(argv)
 
     # Pack, and say how it ended.
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     size, dest = arguments.size, arguments.dest
     try:
         source = open_source(arguments.source, arguments.split)
-        pack(source, dest, size, arguments.crop)
+        pack(source, dest, size, arguments.crop, tuple(arguments.background))
     except (Refusal, OSError, KeyboardInterrupt) as error:
         sentence = str(error) or "interrupted; the same command continues"
         print(f"datasets.pack: error: {sentence}", file=sys.stderr)
@@ -59,47 +60,43 @@ def main(argv: list[str] | None = None) -> int:
 
 def open_source(path: Path, split: str) -> Source:
     """The images of a folder, or its `split` if it has splits; of a zip file; of an LMDB in LSUN's layout."""
-    source: Source
-    if path.is_dir() and not is_lmdb(path):
-        source = _split_of_folder(path, split)
-    elif split != "train":
-        raise Refusal(f"--split goes with a folder that has splits; {path} is not a folder of images")
-    elif is_lmdb(path):
+    source: Source | None
+    if is_lmdb(path):
+        if split != "train":
+            raise Refusal(f"--split goes with a folder or a zip file that has splits; {path} is an LMDB")
         source = LmdbValues(path, keys_of(path))
     else:
-        try:
-            source = Files(path, image_files(path))
-        except (FileNotFoundError, zipfile.BadZipFile) as error:
-            raise Refusal(f"{path} is not a folder, a zip file or an LMDB: {error}") from None
+        source = _split_of_files(path, split)
+    if source is None:
+        raise Refusal(f"{path} has no test split: it has no folders train/ and test/, or val/")
     if not len(source.keys):
         raise Refusal(f"{path} holds no images")
     return source
 
 
-def _split_of_folder(path: Path, split: str) -> Files:
-    """By CelebA's partition, or by folders train/ and test/. Without either, all images are for training."""
+def _split_of_files(path: Path, split: str) -> Files | None:
+    """By CelebA's partition, or by folders named train, test and val. Without them, all are for training."""
     from datasets import celeba  # slow: it imports torchvision
 
-    train, place = split == "train", celeba.find(path)
-    if place is not None:
-        logging.info(f"packing the {split} split of {place / celeba.PARTITION}")
-        return celeba.split_files(place, train)
-    folder = split_folder(path, train)
-    if folder is None:
-        raise Refusal(f"{path} has no test split: it has no folders train/ and test/")
-    logging.info(f"packing the images of {folder}")
-    return Files(folder, image_files(folder))
+    partition = celeba.find(path) if path.is_dir() else None
+    if partition is None:
+        return split_files(path, split == "train")
+    logging.info(f"packing the {split} split of {partition}")
+    return celeba.split_files(partition, split == "train")
 
 
-def pack(source: Source, dest: Path, size: int, crop: str) -> None:
+def pack(source: Source, dest: Path, size: int, crop: str, background: Colour = WHITE) -> None:
     """Write the images to an LMDB, which is {dest}.partial until it is complete. A partial one is continued.
 
     Raises Refusal for a broken image, an existing `dest`, a partial one of others; OSError for a full disk.
     """
     if not 1 <= size <= LARGEST:
         raise Refusal(f"--size is {size}; it must be from 1 to {LARGEST}, WebP's limit")
+    if not all(0 <= value <= 255 for value in background):
+        raise Refusal(f"--background is {background}; each must be from 0 to 255")
     if dest.exists():
         raise Refusal(f"{dest} already exists, and nothing is overwritten; choose another name")
+    check_some(source, 100, _CROPS[crop], background)
     unfinished = dest.with_name(f"{dest.name}.partial")
     dest.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -107,18 +104,19 @@ def pack(source: Source, dest: Path, size: int, crop: str) -> None:
             unfinished.mkdir(exist_ok=True)
             room = max(FIRST_MAP, 2 * sum(file.stat().st_size for file in unfinished.iterdir()))
             with naming_damage(unfinished), lmdb.open(str(unfinished), room, lock=False) as environment:
-                _fill(environment, source, size, crop)
+                _fill(environment, source, size, crop, background)
             os.rename(unfinished, dest)
     except Timeout:
         raise Refusal(f"another process is packing {dest}; wait for it, or choose another name") from None
 
 
-def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str) -> None:
+def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str, background: Colour) -> None:
     """Write the missing images, a transaction a batch, and with the last their number."""
-    n, names, recipe = len(source.keys), hashlib.sha256(), {"size": size, "crop": crop}
+    n, names = len(source.keys), hashlib.sha256()
+    recipe = {"size": size, "crop": crop, "background": list(background)}
     done = _done(environment, source, recipe, names)
     batches = [range(start, min(start + BATCH, n)) for start in range(done, n, BATCH)]
-    encoded = read_ahead(partial(_encoded, source, size, crop), batches, cores(), list)
+    encoded = read_ahead(partial(_encoded, source, size, crop, background), batches, cores(), list)
     every = 0.5 if sys.stderr.isatty() else 30  # seconds
     with tqdm(total=n, initial=done, unit="image", desc="packing", mininterval=every) as bar:
         try:
@@ -141,7 +139,9 @@ def _done(environment: lmdb.Environment, source: Source, recipe: dict, names: "h
         state = transaction.get(STATE, b'{"done": 0}')
     done = json.loads(state)["done"]
     if environment.stat()["entries"] and state != _state(source, recipe, range(min(done, n)), names):
-        raise Refusal(f"{environment.path()} was begun with other images, size or crop; move it away")
+        raise Refusal(
+            f"{environment.path()} was begun with other images, size, crop or background; move it away"
+        )
     return done
 
 
@@ -152,10 +152,9 @@ def _state(source: Source, recipe: dict, batch: range, names: "hashlib._Hash") -
     return json.dumps(recipe | {"done": batch.stop, "names": names.hexdigest()}).encode()
 
 
-def _encoded(source: Source, size: int, crop: str, i: int) -> bytes:
+def _encoded(source: Source, size: int, crop: str, background: Colour, i: int) -> bytes:
     """Picture i as lossless WebP, which is smaller than PNG and faster to read."""
-    picture = decode(source, i, crop_face if crop == "celeba" else None)
-    picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+    picture = decode(source, i, _CROPS[crop], background)
     file = io.BytesIO()
     fit(picture, size, squeeze=crop == "none").save(file, "WEBP", lossless=True, quality=0, method=0)
     return file.getvalue()

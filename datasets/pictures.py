@@ -1,13 +1,9 @@
 """Picture files, from finding them to uint8 tensors of the model's size. The program opens them only here."""
 
-import io
-import os
+import logging
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,101 +12,103 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from configs.refusal import Refusal
+from datasets import depths
 from datasets.lmdb_files import LmdbValues
+from datasets.tree import Files
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 Shape = tuple[int, int, int]  # channels, size, size
-
-
-class Files:
-    """The pictures `keys` of a folder or a zip file."""
-
-    def __init__(self, place: Path, keys: Sequence[str]):
-        self.place, self.keys = place, keys
-
-    def describe(self, i: int) -> str:
-        return os.path.join(self.place, self.keys[i])
-
-    def read(self, i: int) -> bytes:
-        if self.place.is_dir():
-            return Path(self.place, self.keys[i]).read_bytes()
-        try:
-            return _zip(self.place, os.getpid()).read(self.keys[i])
-        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it needs a password
-            raise Refusal(str(error)) from None
-
-
-def image_files(place: Path) -> list[str]:
-    """The images below a folder or in a zip file, sorted. Links to folders are followed, each folder once."""
-    if not place.is_dir():
-        return sorted(filter(_is_image, _zip(place, os.getpid()).namelist()))
-    found, seen = [], set()
-    for folder, subfolders, names in os.walk(place, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-        else:
-            found += [os.path.relpath(f"{folder}/{name}", place) for name in names if _is_image(name)]
-        seen.add(real)
-    return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    hidden = os.path.basename(name).startswith(".") or "__MACOSX/" in name
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not hidden
-
-
-@lru_cache(maxsize=1)
-def _zip(path: Path, pid: int) -> zipfile.ZipFile:
-    """Opened once in each process: sharing a file's position, processes would read each other's bytes."""
-    return zipfile.ZipFile(path)
+Colour = tuple[int, ...]  # red, green, blue
+WHITE = (255, 255, 255)
+Source = Files | LmdbValues
 
 
 class Pictures:
-    """The pictures of `source` as uint8 `shape`, each decoded when it is asked for."""
+    """The pictures of `source` as uint8 `shape`, each decoded when it is asked for.
 
-    def __init__(self, source: Files | LmdbValues, shape: Shape, crop: Callable | None = None):
-        self.source, self.shape, self.crop = source, shape, crop
+    background: the colour under transparent ones.
+    """
+
+    def __init__(
+        self, source: Source, shape: Shape, crop: Callable | None = None, background: Colour = WHITE
+    ):
+        self.source, self.shape, self.crop, self.background = source, shape, crop, background
 
     def __len__(self) -> int:
         return len(self.source.keys)
 
     def __getitem__(self, i: int) -> Tensor:
         """Raises Refusal, naming the picture, where it cannot be decoded or cropped."""
-        return to_tensor(decode(self.source, i, self.crop), self.shape)
+        return to_tensor(decode(self.source, i, self.crop, self.background), self.shape)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
     def check_some(self, n: int) -> "Pictures":
-        """Decode n of them, evenly spread, to find a broken one before a run begins. Returns itself."""
-        for i in np.linspace(0, len(self) - 1, min(len(self), n)).astype(int):
-            self[i]
+        """As `check_some`. Returns itself."""
+        check_some(self.source, n, self.crop, self.background)
         return self
 
+    def identity(self) -> str:
+        """A hash over all that is read and how: what the same pixels have in common."""
+        return f"{self.source.identity()} on {self.background}"
 
-def exact_pictures(folder: Path, names: Sequence[str], shape: Shape) -> Pictures:
+
+def exact_pictures(folder: Path, names: Sequence[str], shape: Shape, background: Colour = WHITE) -> Pictures:
     """Files of a folder, all of the size of `shape`. Raises Refusal for another, by reading its header."""
-    for name in names:
-        with _naming(folder / name), Image.open(folder / name) as image:
+    files = Files(folder, names)
+    for i, name in enumerate(names):
+        with _naming(folder / name), depths.open_picture(files.read(i)) as image:
             width, height = image.size
         if (height, width) != shape[1:]:
             raise Refusal(
                 f"the image {folder / name} has {width} x {height} pixels, not {shape[2]} x {shape[1]}"
             )
-    return Pictures(Files(folder, names), shape)
+    return Pictures(files, shape, background=background)
 
 
-def decode(source: Files | LmdbValues, i: int, crop: Callable | None = None) -> Image.Image:
-    """Picture i of `source`, 8-bit, turned as its EXIF says and cropped. Raises Refusal, naming it."""
-    with _naming(source.describe(i)), Image.open(io.BytesIO(source.read(i))) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # PIL would clip
-            upper = np.asarray(image).astype(np.uint32) >> 8
-            picture = Image.fromarray(upper.clip(0, 255).astype(np.uint8))
-        else:
-            picture = image.convert("RGBA" if image.mode == "P" else image.mode)
+def decode(source: Source, i: int, crop: Callable | None = None, background: Colour = WHITE) -> Image.Image:
+    """Picture i of `source`, L or RGB, turned as its EXIF says and cropped. Raises Refusal, naming it."""
+    with _naming(source.describe(i)), depths.open_picture(source.read(i)) as image:
+        picture = depths.flatten(depths.eight_bits(image), background)
     return crop(picture, source.describe(i)) if crop else picture
+
+
+def check_some(source: Source, n: int, crop: Callable | None = None, background: Colour = WHITE) -> None:
+    """Decode n pictures, evenly spread, before a run begins, and say what is not read as it is.
+
+    Raises Refusal for a broken one, and where no 16-bit picture has a value above 4095.
+    """
+    chosen = np.linspace(0, len(source.keys) - 1, min(len(source.keys), n)).astype(int)
+    transparent, paged, tops = [], [], {}
+    for i in map(int, chosen):
+        with _naming(source.describe(i)), depths.open_picture(source.read(i)) as image:
+            pages, deep, turned = (
+                getattr(image, "n_frames", 1),
+                depths.is_deep(image),
+                depths.is_white_is_zero(image),
+            )
+            picture = depths.eight_bits(image)
+        transparent += [i] if depths.has_transparency(picture) else []
+        paged += [i] if pages > 1 else []
+        if deep:
+            values = np.asarray(picture)  # the upper 8 bits of the file's own
+            tops[i] = int(255 - values.min() if turned else values[..., :3].max())
+        if crop:
+            crop(depths.flatten(picture, background), source.describe(i))
+    if tops and max(tops.values()) < 16:
+        raise Refusal(
+            f"the image {source.describe(min(tops))} has 16 bits and no value above 4095, as all {len(tops)} "
+            "such ones looked at: their range is not known; scale them to 0 to 65535, or to 8 bits"
+        )
+    looked_at = f"of the {len(chosen):,} images looked at"
+    if transparent:
+        some = (
+            f"{len(transparent):,} {looked_at} have transparent parts, as {source.describe(transparent[0])}"
+        )
+        logging.info(f"{some}: they are laid on the colour {list(background)} (data.background)")
+    if paged:
+        some = f"{len(paged):,} {looked_at} have several pages or frames, as {source.describe(paged[0])}"
+        logging.info(f"{some}: the first is read")
 
 
 @contextmanager
@@ -118,6 +116,8 @@ def _naming(picture: object) -> Iterator[None]:
     """Turn what PIL raises for bytes that are not a picture, or half of one, into a Refusal that names it."""
     try:
         yield
+    except depths.Unsupported as error:
+        raise Refusal(f"the image {picture} {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         why = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
         raise Refusal(f"the image {picture} cannot be decoded ({why}); fix or remove it") from None
@@ -126,8 +126,11 @@ def _naming(picture: object) -> Iterator[None]:
 def crop_face(image: Image.Image, name: str = "") -> Image.Image:
     """CelebA's aligned picture, 178 x 218 -> the 128 x 128 around the face that upstream trains on."""
     left, top, right, bottom = 25, 57, 153, 185  # centre (89, 121), half-width 64
-    if image.width < right or image.height < bottom:
-        raise Refusal(f"the image {name} is {image.width} x {image.height}, not CelebA's 178 x 218")
+    if image.size != (178, 218):
+        raise Refusal(
+            f"the image {name} is {image.width} x {image.height}, not CelebA's 178 x 218: its face is "
+            "elsewhere; take the aligned pictures, or data.dataset FOLDER or CELEBA_HQ, which crop the centre"
+        )
     return image.crop((left, top, right, bottom))
 
 

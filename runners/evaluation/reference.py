@@ -16,7 +16,8 @@ from configs.options import Options
 from configs.refusal import Refusal
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import load, plain_order
-from datasets.pictures import Files, Pictures, exact_pictures, image_files
+from datasets.pictures import Pictures, exact_pictures
+from datasets.tree import Files, image_files, split_files
 from functions.disk import files
 from functions.metrics.extractor import CHUNK, Extractor
 from functions.metrics.frechet import Gaussian, Moments
@@ -42,10 +43,12 @@ def find(options: Options, config: Config, dim: int) -> Reference:
     if not path.is_dir():
         takes = "it takes train, test, a folder or an .npz file"
         raise Refusal(f"--reference {what}: no such folder; {takes}")
-    names = image_files(path)
-    if len(names) < 2:
-        raise Refusal(f"--reference {what} holds {len(names)} images; at least 2 are needed")
-    return _of_folder(path, names, exact_pictures(path, names, config.data.shape))
+    found, data = split_files(path, train=True), config.data
+    assert found is not None
+    if len(found.keys) < 2:
+        raise Refusal(f"--reference {what} holds {len(found.keys)} images; at least 2 are needed")
+    images = exact_pictures(path, found.keys, data.shape, data.background)
+    return _of_folder(path, images.check_some(500))
 
 
 def named(what: str, options: Options, config: Config) -> Reference:
@@ -58,7 +61,8 @@ def named(what: str, options: Options, config: Config) -> Reference:
     path = Path(what)
     if not path.is_dir() or not (names := image_files(path)):
         raise Refusal(f"{what} is neither train, nor test, nor a folder of images")
-    return _of_folder(path, names, Pictures(Files(path, names), config.data.shape).check_some(500))
+    images = Pictures(Files(path, names), config.data.shape, background=config.data.background)
+    return _of_folder(path, images.check_some(500))
 
 
 def _of_split(what: str, options: Options, config: Config) -> Reference:
@@ -66,14 +70,13 @@ def _of_split(what: str, options: Options, config: Config) -> Reference:
     images = split(replace(options, reference=what), config)
     of: dict[str, Any] = {"dataset": data.dataset, "category": data.category, "split": what}
     of |= {"size": data.image_size, "channels": data.channels, "images": len(images)}
-    of["content"] = _content(images, dataset_root(data, options.exp, options.data))
+    of["content"] = _content(images)
     return Reference(f"{data.dataset} {what} ({len(images)} images)", _hash(of), images)
 
 
-def _of_folder(path: Path, names: list[str], images: Pictures) -> Reference:
-    digests = [f"{name} {files.digest(path / name, 'sha256')}" for name in names]
-    identity = _hash({"files": digests, "shape": list(images.shape)})
-    return Reference(f"{path} ({len(names)} images)", identity, images)
+def _of_folder(path: Path, images: Pictures) -> Reference:
+    identity = _hash({"content": _content(images), "shape": list(images.shape)})
+    return Reference(f"{path} ({len(images)} images)", identity, images)
 
 
 def split(options: Options, config: Config) -> Images:
@@ -145,13 +148,12 @@ def _read_kept(of: Reference, path: Path, features_path: Path | None, dim: int) 
     return of._replace(features=features)
 
 
-def _content(dataset: Images, root: Path) -> str:
-    """A hash of the pixels in memory, else of the names, sizes and dates of the files below `root`."""
-    if isinstance(dataset, Tensor):
-        return hashlib.sha256(dataset.contiguous().numpy().data).hexdigest()
-    paths = (path for path in root.rglob("*") if path.name != "lock.mdb")  # which changes with every reader
-    stats = {str(path.relative_to(root)): path.stat() for path in paths if path.is_file()}
-    return _hash({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
+def _content(images: Images) -> str:
+    """A hash of the pixels in memory, else of all that is read."""
+    if isinstance(images, Tensor):
+        return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
+    assert isinstance(images, Pictures)
+    return images.identity()
 
 
 def _hash(content: dict) -> str:
@@ -168,4 +170,9 @@ def _read_statistics(path: Path, dim: int) -> Gaussian:
         raise Refusal(f"{path} holds {shapes}; the extractor gives {dim} features")
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise Refusal(f"{path} holds numbers that are not finite")
+    size = covariance.abs().max().item()
+    if (covariance - covariance.T).abs().max() > 1e-4 * size:
+        raise Refusal(f"{path}: sigma is not symmetric, so it is not a covariance")
+    if (lowest := torch.linalg.eigvalsh(covariance)[0].item()) < -1e-3 * size:
+        raise Refusal(f"{path}: sigma has the eigenvalue {lowest:g}; a covariance has none below 0")
     return Gaussian(mean, covariance)

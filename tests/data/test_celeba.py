@@ -61,9 +61,13 @@ def test_a_list_with_another_md5_is_named(tmp_path, monkeypatch):
     write_celeba(place, True, monkeypatch)
     with open(place / "list_bbox_celeba.txt", "a") as file:
         file.write("\n")
+    data = data_config("CELEBA", image_size=8)
+    assert len(get_dataset(data, tmp_path / "data", train=True)) == 5  # a list that is never read
+    with open(place / "list_eval_partition.txt", "a") as file:
+        file.write("\n")
     config = small_config(tmp_path / "c.yml", **CELEBA)
     command = ("--config", config, "--exp", tmp_path / "exp", "--doc", "d", "--data", tmp_path / "data")
-    refuses(*command, says=(str(place / "list_bbox_celeba.txt"), "damaged", "md5"), tree=tmp_path)
+    refuses(*command, says=(str(place / "list_eval_partition.txt"), "damaged", "md5"), tree=tmp_path)
 
 
 def test_bare_folders_that_are_wrong(tmp_path):

@@ -21,6 +21,8 @@ def tree(tmp_path):
     folder.mkdir(parents=True)
     red, size = (200, 40, 40), (20, 12)
     grey = int(Image.new("RGB", (1, 1), red).convert("L").getpixel((0, 0)))
+    blend = tuple(round((value * 128 + 255 * 127) / 255) for value in red)  # on white
+    blend_grey = int(Image.new("RGB", (1, 1), blend).convert("L").getpixel((0, 0)))
     Image.new("RGB", size, red).save(folder / "a_rgb.png")
     Image.new("RGBA", size, (*red, 128)).save(folder / "b_rgba.png")
     Image.new("RGB", size, red).quantize(4).save(folder / "c_palette.png")
@@ -28,7 +30,14 @@ def tree(tmp_path):
     Image.fromarray(np.full((12, 20), 90 << 8, np.uint16)).save(folder / "e_grey16.png")
     Image.new("CMYK", size, (0, 0, 0, 0)).save(folder / "f_cmyk.jpg")
     (folder / "notes.txt").write_text("no image")
-    expected = [(grey, red), (grey, red), (grey, red), (90, (90,) * 3), (90, (90,) * 3), (255, (255,) * 3)]
+    expected = [
+        (grey, red),
+        (blend_grey, blend),
+        (grey, red),
+        (90, (90,) * 3),
+        (90, (90,) * 3),
+        (255, (255,) * 3),
+    ]
     return tmp_path / "mine", expected
 
 
