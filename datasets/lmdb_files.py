@@ -115,9 +115,10 @@ def keys_of(path: Path) -> KeyTable:
                 return KeyTable(table)
             logging.info(f"indexing the {entries:,} keys of {path}, once, into {table}")
             with opened.begin() as transaction, open(table.with_suffix(".tmp"), "wb") as npy:
-                lengths = [len(key) for key in _of_images(transaction)]
-                width = max(lengths, default=0)
-                header = {"descr": "|u1", "fortran_order": False, "shape": (len(lengths), 2 + width)}
+                n = width = 0
+                for key in _of_images(transaction):
+                    n, width = n + 1, max(width, len(key))
+                header = {"descr": "|u1", "fortran_order": False, "shape": (n, 2 + width)}
                 np.lib.format.write_array_header_1_0(npy, header)
                 for key in _of_images(transaction):
                     npy.write(len(key).to_bytes(2, "big") + key.ljust(width, b"\0"))

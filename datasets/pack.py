@@ -96,7 +96,7 @@ def pack(source: Source, dest: Path, size: int, crop: str, background: Colour = 
         raise Refusal(f"--background is {background}; each must be from 0 to 255")
     if dest.exists():
         raise Refusal(f"{dest} already exists, and nothing is overwritten; choose another name")
-    check_some(source, 100, _CROPS[crop], background)
+    check_some(source, 100, _CROPS[crop], background, skip_broken=True)  # a broken one is named in its turn
     unfinished = dest.with_name(f"{dest.name}.partial")
     dest.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -140,7 +140,7 @@ def _done(environment: lmdb.Environment, source: Source, recipe: dict, names: "h
     done = json.loads(state)["done"]
     if environment.stat()["entries"] and state != _state(source, recipe, range(min(done, n)), names):
         raise Refusal(
-            f"{environment.path()} was begun with other images, size, crop or background; move it away"
+            f"{environment.path()} was begun with other images, background, size or crop; move it away"
         )
     return done
 

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -73,42 +74,59 @@ def decode(source: Source, i: int, crop: Callable | None = None, background: Col
     return crop(picture, source.describe(i)) if crop else picture
 
 
-def check_some(source: Source, n: int, crop: Callable | None = None, background: Colour = WHITE) -> None:
+def check_some(
+    source: Source,
+    n: int,
+    crop: Callable | None = None,
+    background: Colour = WHITE,
+    skip_broken: bool = False,
+) -> None:
     """Decode n pictures, evenly spread, before a run begins, and say what is not read as it is.
 
-    Raises Refusal for a broken one, and where no 16-bit picture has a value above 4095.
+    Raises Refusal for a broken one unless `skip_broken`, and where no 16-bit one has a value above 4095.
     """
     chosen = np.linspace(0, len(source.keys) - 1, min(len(source.keys), n)).astype(int)
-    transparent, paged, tops = [], [], {}
+    looks: dict[int, _Look] = {}
     for i in map(int, chosen):
-        with _naming(source.describe(i)), depths.open_picture(source.read(i)) as image:
-            pages, deep, turned = (
-                getattr(image, "n_frames", 1),
-                depths.is_deep(image),
-                depths.is_white_is_zero(image),
-            )
-            picture = depths.eight_bits(image)
-        transparent += [i] if depths.has_transparency(picture) else []
-        paged += [i] if pages > 1 else []
-        if deep:
-            values = np.asarray(picture)  # the upper 8 bits of the file's own
-            tops[i] = int(255 - values.min() if turned else values[..., :3].max())
-        if crop:
-            crop(depths.flatten(picture, background), source.describe(i))
+        try:
+            looks[i] = _look(source, i, crop, background)
+        except Refusal:
+            if not skip_broken:
+                raise
+    tops = {i: look.top for i, look in looks.items() if look.top is not None}
     if tops and max(tops.values()) < 16:
         raise Refusal(
             f"the image {source.describe(min(tops))} has 16 bits and no value above 4095, as all {len(tops)} "
             "such ones looked at: their range is not known; scale them to 0 to 65535, or to 8 bits"
         )
-    looked_at = f"of the {len(chosen):,} images looked at"
-    if transparent:
-        some = (
-            f"{len(transparent):,} {looked_at} have transparent parts, as {source.describe(transparent[0])}"
-        )
-        logging.info(f"{some}: they are laid on the colour {list(background)} (data.background)")
-    if paged:
-        some = f"{len(paged):,} {looked_at} have several pages or frames, as {source.describe(paged[0])}"
-        logging.info(f"{some}: the first is read")
+    for what, found, done in (
+        ("transparent parts", [i for i in looks if looks[i].transparent],
+         f"they are laid on the colour {list(background)} (data.background)"),
+        ("several pages or frames", [i for i in looks if looks[i].pages > 1], "the first is read"),
+    ):  # fmt: skip
+        if found:
+            some = f"{len(found):,} of the {len(chosen):,} images looked at have {what}"
+            logging.info(f"{some}, as {source.describe(found[0])}: {done}")
+
+
+class _Look(NamedTuple):
+    """What is worth knowing of a picture beside its pixels."""
+
+    pages: int
+    transparent: bool
+    top: int | None  # of 16 bits: the upper 8 bits of the largest value in the file
+
+
+def _look(source: Source, i: int, crop: Callable | None, background: Colour) -> _Look:
+    with _naming(source.describe(i)), depths.open_picture(source.read(i)) as image:
+        pages, deep = getattr(image, "n_frames", 1), depths.is_deep(image)
+        turned = depths.is_white_is_zero(image)
+        picture = depths.eight_bits(image)
+    if crop:
+        crop(depths.flatten(picture, background), source.describe(i))
+    values = np.asarray(picture.convert("RGB")) if deep else None
+    top = None if values is None else int(255 - values.min() if turned else values.max())
+    return _Look(pages, depths.has_transparency(picture), top)
 
 
 @contextmanager

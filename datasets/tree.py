@@ -198,7 +198,7 @@ def _names_in_zip(place: Path) -> list[str]:
     try:
         return [name for name in _zip(place, os.getpid()).namelist() if not name.endswith("/")]
     except (FileNotFoundError, zipfile.BadZipFile) as error:
-        raise Refusal(f"{place} is not a folder or a zip file of images ({error})") from None
+        raise Refusal(f"{place} is not a folder, a zip file or an LMDB ({error})") from None
 
 
 @lru_cache(maxsize=1)

@@ -2,13 +2,14 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from configs import Config
 from configs.refusal import Refusal
-from functions.weights import diffusers, diffusers_config, native, storage, upstream
-from functions.weights.checkpoint import Checkpoint, is_weights
+from functions.weights import diffusers, diffusers_config, native, storage, upstream, wrappers
+from functions.weights.checkpoint import Checkpoint, checkpoint_of, is_weights
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -40,15 +41,23 @@ def _identify(path: Path) -> tuple[str, Checkpoint]:
         return "this program's checkpoint", checkpoint
     if checkpoint := upstream.unpack(content):
         return f"upstream's list of {len(content)}", checkpoint
-    if not is_weights(content):
-        raise Refusal(
-            f"{path} holds a {type(content).__name__}: not this program's checkpoint, nor upstream's list "
-            "[model, optimizer, epoch, step, ema], nor a state dict of tensors"
-        )
-    if diffusers.MARK in content:
+    if is_weights(content) and diffusers.MARK in content:
         raise Refusal(f"{path} holds a diffusers network: name its folder, {path.parent}, instead")
-    bare = "a safetensors file of bare weights" if storage.is_safetensors(path) else "a bare state dict"
-    return bare, Checkpoint(upstream.without_prefix(content))
+    found = wrappers.find(content, str(path))
+    if found is None and not is_weights(content):
+        raise Refusal(
+            f"{path} holds {wrappers.describe(content)}: not this program's checkpoint, nor upstream's list "
+            "[model, optimizer, epoch, step, ema], nor a state dict of tensors of this network"
+        )
+    if found is None:
+        return "a bare state dict", Checkpoint(content)
+    return _in_words(path, content), checkpoint_of(found.raw, found.ema)
+
+
+def _in_words(path: Path, content: Any) -> str:
+    if not is_weights(content):
+        return wrappers.describe(content)
+    return "a safetensors file of bare weights" if storage.is_safetensors(path) else "a bare state dict"
 
 
 def load_for(config: Config, path: Path) -> Checkpoint:

@@ -25,11 +25,20 @@ class Checkpoint:
 
         wanted: "ema" or "raw"; None takes the EMA if there is one. Raises Refusal if there is no EMA to take.
         """
+        if wanted == "raw" and self.ema is self.model:
+            raise Refusal(f"{source} has EMA weights only; leave --weights out to take them")
         if wanted == "ema" and self.ema is None:
             raise Refusal(f"{source} has no EMA weights; --weights raw takes the ones it has")
         if wanted == "raw" or self.ema is None:
-            return self.model, "bare" if self.optimizer is None else "raw"
+            return self.model, "bare" if self.optimizer is None and self.ema is None else "raw"
         return self.ema, "ema"
+
+
+def checkpoint_of(raw: dict[str, Tensor] | None, ema: dict[str, Tensor] | None) -> Checkpoint:
+    """Of the sets that a file has, at least one; without a raw one the average stands for both."""
+    weights = raw if raw is not None else ema
+    assert weights is not None
+    return Checkpoint(weights, ema)
 
 
 def is_weights(value: Any) -> bool:

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,16 @@ from configs import door
 from configs.refusal import Refusal, short
 from functions.disk import files
 
+# numpy's numbers, types and arrays are data. Before numpy 2 their module had another name.
+_OF_NUMPY: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in np.typecodes["All"]}]
+_OF_NUMPY += [
+    (builder, f"numpy.{core}.multiarray.{name}")
+    for name, builder in (
+        ("scalar", np.float64().__reduce__()[0]),
+        ("_reconstruct", np.zeros(1).__reduce__()[0]),
+    )
+    for core in ("core", "_core")
+]
 _CODE = re.compile(r"(?:Unsupported (?:global|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)")
 
 
@@ -25,7 +36,8 @@ def read(path: Path) -> Any:
             return load_file(path)
         _check_archive(path)
         try:
-            return torch.load(path, "cpu", weights_only=True)
+            with torch.serialization.safe_globals(_OF_NUMPY):
+                return torch.load(path, "cpu", weights_only=True)
         except Exception as error:
             if code := _CODE.search(str(error)):
                 holds = f"holds code ({code[1]}) besides tensors and plain values"
