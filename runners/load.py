@@ -1,12 +1,13 @@
 """The weights that a command names: where they are, and `Diffusion` with them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from configs import Config
 from configs.options import Options
-from functions.weights import load_for, pretrained, weights_hash
+from functions.weights import diffusers_config, load_for, pretrained, weights_hash
 from functions.weights.checkpoint import Checkpoint
 from functions.weights.published import PUBLISHED
 from runners.diffusion import Diffusion
@@ -31,6 +32,19 @@ def load_weights(diffusion: Diffusion, options: Options) -> Loaded:
     published = pretrained.for_data(diffusion.config.data).name if options.use_pretrained else None
     name = options.ckpt or published or str(path)
     return Loaded(path, kind, checkpoint.step, name, weights_hash(diffusion.model.state_dict()))
+
+
+def with_own_clipping(options: Options) -> Options:
+    """With the --clip_x0 that a diffusers folder's scheduler has, where the command does not give one."""
+    ckpt = options.ckpt
+    if options.clip_x0 is not None or ckpt is None:
+        return options
+    path = pretrained.locate(ckpt)
+    clip_x0, key = diffusers_config.clipping(path) if diffusers_config.is_folder(path) else ("off", "")
+    if clip_x0 == "off":
+        return options
+    logging.info(f"the folder's scheduler has {key}: --clip_x0 {clip_x0}, unless the command says another")
+    return replace(options, clip_x0=clip_x0)
 
 
 def load_named(options: Options, config: Config) -> tuple[Checkpoint, Path]:

@@ -38,6 +38,7 @@ _OURS: dict[str, Any] = {
     "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6,
 }  # fmt: skip
 _ALSO_KNOWN = {"_diffusers_version", "_name_or_path", "num_train_timesteps", "time_embedding_dim"}
+_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 # The scheduler that computes what this program does, and the value of each key that its file omits.
 _SCHEDULER: dict[str, Any] = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear",
@@ -85,6 +86,32 @@ def read(folder: Path) -> Config:
     class_of(folder)
     network = _read_network(find(folder, "config.json"))
     return _read_schedule(find(folder, "scheduler_config.json"), network)
+
+
+def clipping(folder: Path) -> tuple[str, str]:
+    """What the scheduler does to x0: a name as --clip_x0 takes it, and the key that says so.
+
+    Raises Refusal where it clips otherwise than --clip_x0 can.
+    """
+    path = find(folder, "scheduler_config.json")
+    content = _read_json(path, *_SCHEDULERS) if path.is_file() else {}
+    if content.get("thresholding"):
+        _check_keys(
+            path, {"dynamic_thresholding_ratio": 0.995} | content, {"dynamic_thresholding_ratio": [0.995]}
+        )
+        # diffusers bounds the threshold by sample_max_value, whose default of 1 leaves plain clipping.
+        most = content.get("sample_max_value", 1)
+        if most != 1 and most < 100:
+            raise Refusal(
+                f"{path}: sample_max_value is {most}; it must be 1, or 100 and more; or give --clip_x0"
+            )
+        return "on" if most == 1 else "dynamic", "thresholding"
+    clips = content.get("_class_name") != "PNDMScheduler" and content.get("clip_sample", bool(content))
+    if clips and content.get("clip_sample_range", 1) != 1:
+        raise Refusal(
+            f"{path}: clip_sample_range is {content['clip_sample_range']}; it must be 1; or give --clip_x0"
+        )
+    return "on" if clips else "off", "clip_sample"
 
 
 def check(folder: Path, config: Config) -> None:
@@ -178,8 +205,7 @@ def _read_network(path: Path) -> Config:
 
 def _read_schedule(path: Path, config: Config) -> Config:
     """`config` with the schedule of a scheduler_config.json, or with DDPM's without that file."""
-    classes = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
-    content = _SCHEDULER | (_read_json(path, *classes) if path.is_file() else {})
+    content = _SCHEDULER | (_read_json(path, *_SCHEDULERS) if path.is_file() else {})
     trained, T = content["trained_betas"], content["num_train_timesteps"]
     if trained is not None:
         content["beta_schedule"] = "linear"  # diffusers ignores it

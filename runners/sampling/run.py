@@ -7,10 +7,11 @@ from configs import Config
 from configs.choices import SAMPLERS
 from configs.options import Options
 from functions.runtime import distributed
+from runners import doubts
 from runners.diffusion import Diffusion
 from runners.evaluation import measurements, published
 from runners.evaluation.evaluator import Evaluator
-from runners.load import load_weights
+from runners.load import load_weights, with_own_clipping
 from runners.sampling import cells, tables
 from runners.sampling.folder import Folder, fill
 from runners.sampling.tasks import TASKS
@@ -21,10 +22,11 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
     """Fill every folder that the options ask for, measure each if they ask for metrics, and print a table."""
     config = diffusion.config
     _hint(options, config)
+    doubts.say(config, diffusion.alphas_cumprod)
 
     # Refuse what can be refused before the work.
     cells.check(options)
-    folders = [Folder(TASKS[options.mode](cell, diffusion)) for cell in cells.cells(options)]
+    folders = [Folder(TASKS[options.mode](with_own_clipping(cell), diffusion)) for cell in cells.cells(options)]
 
     diffusion.accelerate(options.precision)
     loaded = load_weights(diffusion, folders[0].options)

@@ -24,6 +24,7 @@ from functions.runtime.memory import on_device
 from functions.runtime.precision import autocast, precision_in_words
 from functions.runtime.stopping import Stopped, Stopping, heeded
 from functions.samplers import Model, last
+from runners import doubts
 from runners.diffusion import Diffusion, Sampling
 from runners.evaluation.loss import validation_loss
 from runners.training import run_folder
@@ -49,6 +50,7 @@ def train(diffusion: Diffusion, options: Options) -> None:
         return
 
     # Read the data.
+    doubts.say(config, diffusion.alphas_cumprod)
     root = dataset_root(config.data, options.exp, options.data)
     with distributed.main_first():
         dataset = get_dataset(config.data, root, train=True)
