@@ -9,12 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from configs import Config
-from configs.refusal import Refusal
 from functions.disk import files
-from functions.weights import diffusers_config, storage
-from functions.weights.checkpoint import Checkpoint, is_weights
+from functions.weights import diffusers_config, diffusers_files, storage
+from functions.weights.checkpoint import Checkpoint
+from functions.weights.diffusers_files import SAFETENSORS
 
-SAFETENSORS, BIN = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 MARK = "time_embedding.linear_1.weight"  # only diffusers' networks have it
 
 # Parts of names, ours and diffusers'; and how diffusers spelled some before.
@@ -32,22 +31,24 @@ _OLD = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".pr
 
 def load(folder: Path) -> tuple[str, Checkpoint]:
     """The format in words, and the weights by our names. Raises Refusal for a network unlike ours."""
-    config, path = diffusers_config.read(folder), diffusers_config.find(folder, SAFETENSORS, BIN)
+    config = diffusers_config.read(folder)
     if not diffusers_config.find(folder, "scheduler_config.json").is_file():
         logging.info(f"{folder} has no scheduler_config.json: DDPM's schedule is taken, from 1e-4 to 0.02")
     if unknown := diffusers_config.unknown_keys(folder):
         logging.warning(f"{folder}: ignored, as UNet2DModel is not known to use them: {', '.join(unknown)}")
-    if not path.is_file():
-        raise Refusal(f"{folder} holds no weights: neither {SAFETENSORS} nor {BIN}")
-    content = storage.read(path)
-    if not is_weights(content):
-        raise Refusal(f"{path} holds a {type(content).__name__}, where a state dict of tensors must be")
+    raw = _by_our_names(diffusers_files.network(folder), config)
+    average = diffusers_files.average(folder)
+    ema = _by_our_names(average, config) if average is not None else None
+    return f"a diffusers {diffusers_config.class_of(folder)} folder", Checkpoint(raw, ema)
+
+
+def _by_our_names(content: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
     weights = {}
     for theirs, value in content.items():
         theirs = _replace(theirs, _OLD)
         ours = _reverse_up(_replace(theirs, [(new, old) for old, new in _NAMES]), config)
         weights[ours] = value[:, :, None, None] if ".to_" in theirs and value.dim() == 2 else value
-    return f"a diffusers {diffusers_config.class_of(folder)} folder", Checkpoint(weights)
+    return weights
 
 
 def save(folder: Path, weights: dict[str, Tensor], config: Config) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.refusal import Refusal
 from functions.disk import files
-from functions.weights import diffusers, diffusers_config, load_checkpoint
+from functions.weights import diffusers_config, diffusers_files, load_checkpoint
 from functions.weights.published import Published
 
 
@@ -75,18 +75,18 @@ def hub(repository: str, only_config: bool = False) -> Path:
 
     def snapshot(*weights: str) -> Path:
         names = (diffusers_config.INDEX, "config.json", "scheduler_config.json", *weights)
-        patterns = [f"{part}{name}" for name in names for part in ("", "unet/", "scheduler/")]
+        patterns = [f"{part}{name}" for name in names for part in ("", "unet/", "unet_ema/", "scheduler/")]
         return Path(snapshot_download(repository, allow_patterns=patterns))
 
     try:
         if only_config:
             return snapshot()
-        for name in (diffusers.SAFETENSORS, diffusers.BIN):
+        for name in (diffusers_files.SAFETENSORS, diffusers_files.BIN):
             folder = snapshot(name)
             file = diffusers_config.find(folder, name)
             if file.is_file():
                 return snapshot(name) if _moved_if_damaged(file.resolve()) else folder
-        return folder
+        return snapshot(f"{diffusers_files.STEM}*.safetensors*", f"{diffusers_files.STEM}*.bin*")
     except (errors.HTTPError, errors.EntryNotFoundError, errors.FileMetadataError) as error:
         why = f"hf://{repository} could not be downloaded ({_in_short(error)})"
         raise Refusal(f"{why}: a local copy of the folder serves as --ckpt too") from None

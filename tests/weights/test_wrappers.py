@@ -1,14 +1,16 @@
 """Weights inside what other programs put around them: the same bits, or a sentence that names the keys."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.program import small_config
 
 from configs import load_config
 from configs.refusal import Refusal
-from functions.weights import load_checkpoint
+from functions.weights import diffusers, load_checkpoint
 from runners.diffusion import build_unet
 
 
@@ -86,3 +88,34 @@ def test_numpys_numbers_are_data_and_code_is_code(tmp_path, weights):
     torch.save({"model": weights, "f": eval}, tmp_path / "code")
     with pytest.raises(Refusal, match="holds code"):
         load_checkpoint(tmp_path / "code")
+
+
+def test_variants_shards_and_the_average_of_a_diffusers_folder(tmp_path, weights):
+    config = load_config(str(small_config(tmp_path / "c.yml")))
+    folder, unet = tmp_path / "a", tmp_path / "a" / "unet"
+    diffusers.save(folder, weights, config)
+    whole = unet / "diffusion_pytorch_model.safetensors"
+    content = load_file(whole)
+    one_more = {name: value + 1 for name, value in content.items()}
+    (folder / "unet_ema").mkdir()
+    for path in (folder / "unet_ema" / whole.name, unet / "ema.safetensors"):
+        save_file(one_more, path)
+        checkpoint = load_checkpoint(folder)
+        assert equal(checkpoint.model, weights)
+        assert equal(checkpoint.ema, {name: value + 1 for name, value in weights.items()})
+        path.unlink()
+    assert load_checkpoint(folder).ema is None
+
+    whole.rename(unet / "diffusion_pytorch_model.fp16.safetensors")
+    assert equal(load_checkpoint(folder).model, weights)
+    (unet / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    names, places = list(content), {}
+    for i, part in enumerate((names[:9], names[9:])):
+        shard = f"diffusion_pytorch_model-0000{i + 1}-of-00002.safetensors"
+        save_file({name: content[name] for name in part}, unet / shard)
+        places |= dict.fromkeys(part, shard)
+    (unet / f"{whole.name}.index.json").write_text(json.dumps({"weight_map": places}))
+    assert equal(load_checkpoint(folder).model, weights)
+    (unet / shard).unlink()
+    with pytest.raises(Refusal, match="names the shard diffusion_pytorch_model-00002"):
+        load_checkpoint(folder)
