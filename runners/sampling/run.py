@@ -26,7 +26,9 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
 
     # Refuse what can be refused before the work.
     cells.check(options)
-    folders = [Folder(TASKS[options.mode](with_own_clipping(cell), diffusion)) for cell in cells.cells(options)]
+    folders = [
+        Folder(TASKS[options.mode](with_own_clipping(cell), diffusion)) for cell in cells.cells(options)
+    ]
 
     diffusion.accelerate(options.precision)
     loaded = load_weights(diffusion, folders[0].options)

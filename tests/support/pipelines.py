@@ -7,7 +7,7 @@ import diffusers as reference
 import torch
 from safetensors.torch import load_file
 
-from functions.weights import diffusers
+from functions.weights import diffusers_files
 
 OLD_SPELLING = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -53,11 +53,11 @@ def spell_as_old(folder):
         path.rename(folder / path.name)
     for name in ("unet", "scheduler"):
         (folder / name).rmdir()
-    weights = load_file(folder / diffusers.SAFETENSORS)
+    weights = load_file(folder / diffusers_files.SAFETENSORS)
     renamed = {
         re.sub(r"to_q|to_k|to_v|to_out\.0", lambda m: OLD_SPELLING[m[0]], name): v
         for name, v in weights.items()
     }
     assert len(renamed.keys() - weights.keys()) >= 8
-    (folder / diffusers.SAFETENSORS).unlink()
-    torch.save(renamed, folder / diffusers.BIN)
+    (folder / diffusers_files.SAFETENSORS).unlink()
+    torch.save(renamed, folder / diffusers_files.BIN)

@@ -19,7 +19,7 @@ from configs.refusal import Refusal
 from functions.noise import initial_noise
 from functions.samplers import last
 from functions.schedules import alphas_cumprod, betas
-from functions.weights import diffusers, diffusers_config, load_checkpoint
+from functions.weights import diffusers, diffusers_config, diffusers_files, load_checkpoint
 from runners.diffusion import Diffusion
 
 
@@ -260,43 +260,43 @@ class Malicious:
 
 def test_weights_that_do_not_fit_their_folder_are_refused_by_name(tmp_path, pipe):
     """Parameters missing, strange and misshapen; no weights, code, a cut file, a file without its folder."""
-    good = load_file(pipe / "unet" / diffusers.SAFETENSORS)
+    good = load_file(pipe / "unet" / diffusers_files.SAFETENSORS)
     lacking = {name: value for name, value in good.items() if name != "mid_block.attentions.0.to_q.weight"}
-    cut = (pipe / "unet" / diffusers.SAFETENSORS).read_bytes()[:-10]
+    cut = (pipe / "unet" / diffusers_files.SAFETENSORS).read_bytes()[:-10]
     cases = {
         "lacking": (
-            lambda unet: save_file(lacking, unet / diffusers.SAFETENSORS),
+            lambda unet: save_file(lacking, unet / diffusers_files.SAFETENSORS),
             ["mid.attn_1.q.weight (64, 64, 1, 1)"],
         ),
         "strange": (
             lambda unet: save_file(
-                good | {"class_embedding.weight": torch.zeros(3)}, unet / diffusers.SAFETENSORS
+                good | {"class_embedding.weight": torch.zeros(3)}, unet / diffusers_files.SAFETENSORS
             ),
             ["class_embedding.weight (3,)"],
         ),
         "misshapen": (
             lambda unet: save_file(
-                good | {"conv_in.weight": torch.zeros(64, 3, 3, 3)}, unet / diffusers.SAFETENSORS
+                good | {"conv_in.weight": torch.zeros(64, 3, 3, 3)}, unet / diffusers_files.SAFETENSORS
             ),
             ["conv_in.weight", "(64, 3, 3, 3)", "(32, 3, 3, 3)"],
         ),
-        "none": (lambda unet: None, ["holds no weights", diffusers.SAFETENSORS, diffusers.BIN]),
+        "none": (lambda unet: None, ["holds no weights", diffusers_files.SAFETENSORS, diffusers_files.BIN]),
         "code": (
-            lambda unet: torch.save({"conv_in.weight": Malicious()}, unet / diffusers.BIN),
+            lambda unet: torch.save({"conv_in.weight": Malicious()}, unet / diffusers_files.BIN),
             ["holds code", "not run"],
         ),
-        "cut": (lambda unet: (unet / diffusers.SAFETENSORS).write_bytes(cut), ["damaged"]),
-        "list": (lambda unet: torch.save([1], unet / diffusers.BIN), ["holds a list"]),
+        "cut": (lambda unet: (unet / diffusers_files.SAFETENSORS).write_bytes(cut), ["damaged"]),
+        "list": (lambda unet: torch.save([1], unet / diffusers_files.BIN), ["holds a list"]),
     }
     for name, (write, says) in cases.items():
         folder = shutil.copytree(pipe, tmp_path / name)
-        (folder / "unet" / diffusers.SAFETENSORS).unlink()
+        (folder / "unet" / diffusers_files.SAFETENSORS).unlink()
         write(folder / "unet")
         sample = ("--ckpt", folder, "--exp", tmp_path, "--sample", "--fid", "--timesteps", 2)
         refuses(*sample, says=(str(folder), *says), tree=tmp_path, cwd=tmp_path, fresh=name == "code")
     assert not (tmp_path / "executed").exists()
     (tmp_path / "config.yml").write_text(to_yaml(diffusers_config.read(pipe)))
-    shutil.copy(pipe / "unet" / diffusers.SAFETENSORS, tmp_path / "bare.safetensors")
+    shutil.copy(pipe / "unet" / diffusers_files.SAFETENSORS, tmp_path / "bare.safetensors")
     refuses(
         "--ckpt", tmp_path / "bare.safetensors", "--exp", tmp_path, "--sample", "--fid",
         says=["diffusers", "name its folder"], tree=tmp_path,

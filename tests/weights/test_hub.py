@@ -11,7 +11,7 @@ from support.pipelines import pipeline
 from support.program import files_below, main, refuses
 from support.server import body
 
-from functions.weights import diffusers, diffusers_config, load_checkpoint, pretrained
+from functions.weights import diffusers_config, diffusers_files, load_checkpoint, pretrained
 
 REPOSITORY, COMMIT = "google/ddpm-small", "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,7 +41,7 @@ def serve_repository(server, folder):
 
 
 def hub_weights(folder):
-    return load_file(folder / "unet" / diffusers.SAFETENSORS)
+    return load_file(folder / "unet" / diffusers_files.SAFETENSORS)
 
 
 def test_a_repository_of_the_hub_is_read_and_kept(server, tmp_path):
@@ -57,7 +57,7 @@ def test_a_repository_of_the_hub_is_read_and_kept(server, tmp_path):
         for method, path in server.requests
         if method == "GET" and "resolve" in path
     }
-    weights = f"unet/{diffusers.SAFETENSORS}"
+    weights = f"unet/{diffusers_files.SAFETENSORS}"
     assert fetched == {"model_index.json", "unet/config.json", "scheduler/scheduler_config.json", weights}
     assert server.gets(f"/{REPOSITORY}/resolve/{COMMIT}/{weights}") == 1
     server.stop()
@@ -77,8 +77,8 @@ def hub(server, tmp_path, monkeypatch):
 
 def test_a_repository_with_a_pickle_is_read_too(hub, tmp_path):
     folder = pipeline(tmp_path / "source")
-    torch.save(hub_weights(folder), folder / "unet" / diffusers.BIN)
-    (folder / "unet" / diffusers.SAFETENSORS).unlink()
+    torch.save(hub_weights(folder), folder / "unet" / diffusers_files.BIN)
+    (folder / "unet" / diffusers_files.SAFETENSORS).unlink()
     serve_repository(hub, folder)
     path = pretrained.locate(f"hf://{REPOSITORY}")
     assert load_checkpoint(path).model.keys() == load_checkpoint(folder).model.keys()
@@ -89,10 +89,10 @@ def test_a_corrupt_file_of_the_hubs_cache_is_fetched_again(hub, tmp_path):
     """The Hub names a large file by its SHA-256."""
     folder = pipeline(tmp_path / "source")
     serve_repository(hub, folder)
-    path = pretrained.locate(f"hf://{REPOSITORY}") / "unet" / diffusers.SAFETENSORS
+    path = pretrained.locate(f"hf://{REPOSITORY}") / "unet" / diffusers_files.SAFETENSORS
     good = path.read_bytes()
     path.resolve().write_bytes(good[:-4] + b"\x00\x00\x80\x7f")
-    again = pretrained.locate(f"hf://{REPOSITORY}") / "unet" / diffusers.SAFETENSORS
+    again = pretrained.locate(f"hf://{REPOSITORY}") / "unet" / diffusers_files.SAFETENSORS
     assert again.read_bytes() == good
 
 
