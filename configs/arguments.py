@@ -12,7 +12,7 @@ from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
 from configs.refusal import Refusal, nearest
 
-OTHER_MODES = ("test", "preview", "export", "inspect")
+OTHER_MODES = ("test", "images", "preview", "export", "inspect")
 
 EXAMPLES = """\
 examples (E: a folder for everything, D: the name of a run):
@@ -24,6 +24,7 @@ examples (E: a folder for everything, D: the name of a run):
   published weights      main.py --config cifar10.yml --exp E --use_pretrained --sample --fid --timesteps 50
   FID of such images     main.py --config cifar10.yml --exp E --doc D --sample --fid -i ddim50 --metrics fid
   a table of FIDs        main.py ... --sample --fid --timesteps 10 50 --eta 0 1 -i T --metrics fid
+  FID of any images      main.py --config cifar10.yml --exp E --metrics fid --images FOLDER
   what it would run      main.py ... --sample --fid --timesteps 10 50 --eta 0 1 -i T --plan
   a path between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50
   x0 along the chain     main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50
@@ -122,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, task in TASKS.items():
         takes: dict[str, Any] = {"metavar": task.value} if task.value else switch
         add(f"--{name}", **takes, help=task.summary)
+    add("--images", metavar="FOLDER",
+        help="with --metrics: measure a folder of images, whoever made them; needs no --sample")
     add("--test", **switch, help="bits per dimension and the training loss on real images")
     add("--preview", **switch, help="64 training images as the model sees them: {image_folder}.preview.png")
     add("--export", metavar="PATH",
@@ -188,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the noise level that an encoding step tells the network: {_listed(INVERSIONS)} "
              f"(default: {default.inversion})")
 
-    add = parser.add_argument_group("evaluation, with --sample --fid").add_argument
+    add = parser.add_argument_group("evaluation, with --sample --fid or --images").add_argument
     add("--metrics", nargs="+", choices=list(METRICS), metavar="M",
         help=f"{_listed(METRICS)} (default: none)")
     add("--reference", metavar="WHAT",

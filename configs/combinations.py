@@ -8,7 +8,11 @@ from configs.choices import SAMPLERS, TASKS
 from configs.options import Options
 from configs.refusal import Refusal, quoted
 
-TAKEN_BY_TEST = ("num_samples", "batch_size", "reference")
+# Which of the tasks' flags the other modes take.
+TAKEN_BY = {
+    "test": ("num_samples", "batch_size", "reference"),
+    "images": ("num_samples", "batch_size", "metrics"),
+}
 GRID_FLAGS = ("timesteps", "skip_type", "eta", "sample_type", "seed", "ckpt")  # the flags that may repeat
 
 
@@ -28,7 +32,7 @@ def check_values(given: dict[str, Any]) -> None:
             raise Refusal(f"--{flag} names {twice} twice; each cell of a grid is made once")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", given.get("device", "cpu")):
         raise Refusal(f"--device is {given['device']!r}; it must be cpu, mps, cuda or cuda:N")
-    for flag in ("export", "inspect"):
+    for flag in ("export", "inspect", "images"):
         if given.get(flag) == "":
             raise Refusal(f"--{flag} is ''; it must be a path")
     for flag in ("doc", "image_folder"):
@@ -75,7 +79,7 @@ def check_combination(options: Options, *, sample: bool) -> None:
         raise Refusal(
             "--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own"
         )
-    if "doc" not in given and not {"ckpt", "use_pretrained", "preview"} & given:
+    if "doc" not in given and not {"ckpt", "use_pretrained", "preview", "images"} & given:
         instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
         raise Refusal(f"--doc is missing: it names the run's folder under {options.exp}/logs/{instead}")
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
@@ -88,7 +92,7 @@ def _check_companions(options: Options, *, loads: bool) -> None:
     """Raise Refusal for a flag beside which another is missing. loads: weights are loaded."""
     given, mode = options.given, options.mode
     measures = bool(options.metrics)
-    taken = TASKS[mode].takes if mode in TASKS else TAKEN_BY_TEST if mode == "test" else ()
+    taken = TASKS[mode].takes if mode in TASKS else TAKEN_BY.get(mode, ())
     of_tasks = dict.fromkeys(flag for task in TASKS.values() for flag in task.takes)
     rules = [
         (("ckpt", "use_pretrained", "weights"), loads, "--sample, --test or --export"),
@@ -98,8 +102,10 @@ def _check_companions(options: Options, *, loads: bool) -> None:
             f"--metrics or --test, or {_tasks_of('reference')}",
         ),
         *(((flag,), flag in taken, _tasks_of(flag)) for flag in of_tasks if flag != "reference"),
-        (("features", "keep_images"), measures, "--metrics"),
-        (("plan",), mode not in ("preview", "export", "inspect"), "training, --sample or --test"),
+        (("features",), measures, "--metrics"),
+        (("keep_images",), measures and mode in TASKS, "--metrics and --sample"),
+        (("images",), measures, "--metrics"),
+        (("plan",), mode in (*TASKS, "train", "test"), "training, --sample or --test"),
     ]
     for flags, fits, needed in rules:
         for flag in flags:
@@ -110,7 +116,7 @@ def _check_companions(options: Options, *, loads: bool) -> None:
 def _tasks_of(flag: str) -> str:
     """The tasks that take this flag, in words."""
     names = [f"--sample --{name}" for name, task in TASKS.items() if flag in task.takes]
-    return " or ".join(names + ["--test"] * (flag in TAKEN_BY_TEST))
+    return " or ".join(names + [f"--{mode}" for mode, takes in TAKEN_BY.items() if flag in takes])
 
 
 def _check_samplers(options: Options) -> None:

@@ -17,7 +17,7 @@ DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for e
 class Options:
     """What the user asked. The flags that may repeat are tuples; in a cell of a grid each holds one value."""
 
-    mode: str = "train"  # or test, preview, export, inspect, or a task of configs/choices.py
+    mode: str = "train"  # or test, images, preview, export, inspect, or a task of configs/choices.py
     config: str = ""  # the YAML file; without --config the checkpoint whose own config is used
     exp: str = "exp"
     doc: str = ""  # "" if no run is named
@@ -52,6 +52,7 @@ class Options:
     inversion: Literal["to", "from"] = "to"
 
     metrics: tuple[str, ...] = ()
+    images: str = ""  # a folder of images to measure
     features: str | None = None
     reference: str = "train"
     keep_images: bool = True
@@ -133,7 +134,8 @@ class Options:
         """The method of `Diffusion` that does this."""
         if self.plan:
             return "plan"
-        return "write_samples" if self.mode in TASKS else self.mode
+        verbs = {"images": "measure"} | dict.fromkeys(TASKS, "write_samples")
+        return verbs.get(self.mode, self.mode)
 
 
 def fit(options: Options, config: Config) -> Options:

@@ -178,6 +178,12 @@ class Diffusion:
 
         test(self, options)
 
+    def measure(self, options: Options) -> None:
+        """The metrics of a folder of images. The network plays no part."""
+        from runners.evaluation.measure import measure
+
+        measure(options, self.config, self.device)
+
     def write_samples(self, options: Options) -> None:
         """Fill a folder with images, or one for each cell of a grid, and measure them."""
         from runners.sampling.run import write_samples

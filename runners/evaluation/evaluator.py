@@ -15,7 +15,7 @@ from torch import Tensor
 from configs import Config
 from configs.options import Options
 from configs.refusal import Refusal
-from datasets.pictures import Shape, exact_pictures
+from datasets.pictures import Pictures, Shape, exact_pictures
 from functions.metrics import frechet, neighbours
 from functions.metrics.extractor import Extractor, load_extractor
 from functions.metrics.metrics import METRICS, Reference
@@ -49,10 +49,12 @@ class Evaluator:
         folder = Path(self.exp, "fid_stats")
         return reference.compute(self.source, needs, self.extractor, folder, self.num_workers)
 
-    def samples(self, n: int, batch_size: int, folder: Path, shape: Shape) -> "Samples":
+    def samples(
+        self, n: int, batch_size: int, folder: Path, shape: Shape, pictures: Pictures | None = None
+    ) -> "Samples":
         """For n images (c, h, w). The reference is computed first: what is wrong with it shows early."""
         _ = self.reference
-        return Samples(self.extractor, self.needs, n, batch_size, folder, shape)
+        return Samples(self.extractor, self.needs, n, batch_size, folder, shape, pictures)
 
     def deciding(self, num_samples: int) -> dict[str, Any]:
         """What the numbers depend on besides the images."""
@@ -87,10 +89,20 @@ class Samples:
     reference: Reference  # known when they are measured
 
     def __init__(
-        self, extractor: Extractor, needs: set[str], n: int, batch_size: int, folder: Path, shape: Shape
+        self,
+        extractor: Extractor,
+        needs: set[str],
+        n: int,
+        batch_size: int,
+        folder: Path,
+        shape: Shape,
+        pictures: Pictures | None = None,
     ):
-        """needs: the parts that the metrics need; the others stay empty. folder: gives images that exist."""
-        self.extractor, self.n, self.batch_size = extractor, n, batch_size
+        """needs: the parts that the metrics need; the others stay empty.
+
+        pictures: the images that exist; None for {i}.png in `folder`.
+        """
+        self.extractor, self.n, self.batch_size, self.pictures = extractor, n, batch_size, pictures
         self.folder, self.shape, self.sheet = folder, shape, folder.parent / f"{folder.name}.nn.png"
         self.seen = torch.zeros(n, dtype=torch.int32)
         groups = frechet.GROUPS if n >= 2 * frechet.GROUPS else 1  # fewer images give no interval
@@ -134,4 +146,6 @@ class Samples:
             raise Refusal(f"{self.n} images were asked for, and {only}")
 
     def _read(self, i: int) -> Tensor:
+        if self.pictures is not None:
+            return self.pictures[i]
         return exact_pictures(self.folder, [f"{i}.png"], self.shape)[0]

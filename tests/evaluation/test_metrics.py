@@ -277,3 +277,39 @@ def test_fewer_images_than_asked_have_no_number(extractor, tmp_path):
         samples.sum_over_ranks()
     with pytest.raises(ValueError, match=r"5\.png"):
         samples.add([4], images[:1])
+
+
+def test_a_folder_of_images_has_the_numbers_of_the_run_that_made_them(run, measured, extractor, tmp_path):
+    """And of no other pictures: the first N, in the order of their numbers, on any number of ranks."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(measured[0] / "image_samples" / "f", theirs)
+    (theirs / "manifest.json").unlink()
+    of = ("--config", run.config, "--exp", tmp_path, "--features", extractor, "--images", theirs)
+    said = main(*of, "--metrics", "fid", "kid", "pr", "nn").stdout
+    assert_close(results(tmp_path, "theirs"), results(measured[0]))
+    table = [line for line in measured[1].stdout.splitlines() if line.startswith("fid")]
+    assert [line.split()[:3] for line in said.splitlines() if line.startswith("fid")] == [
+        line.split()[:3] for line in table
+    ]
+    assert (tmp_path / "image_samples" / "theirs.nn.png").exists()
+    assert not (tmp_path / "image_samples" / "theirs").exists()
+
+    two_ranks(*of, "--metrics", "fid", "--num_samples", 11, "-i", "eleven")
+    for i in range(11, N):
+        (theirs / f"{i}.png").unlink()
+    with_others = [*of, "--metrics", "fid"]
+    refuses(*with_others, says=["numbers of other images", "another folder with -i"], tree=tmp_path)
+    main(*with_others, "-i", "first")
+    assert_close(results(tmp_path, "eleven"), results(tmp_path, "first"))
+
+    Image.new("L", (16, 16)).save(theirs / "3.png")
+    for arguments, says in (
+        ([*with_others, "-i", "x"], "3.png has 16 x 16 pixels, not 8 x 8"),
+        ([*with_others, "--num_samples", 12], "theirs holds 11 images; 12 are needed"),
+        ([*of[:-1], tmp_path / "none", "--metrics", "fid"], "none holds 0 images"),
+        ((*of[:4], *of[6:]), "--images goes with --metrics"),
+        ([*with_others, "--keep_images", "no"], "--keep_images goes with"),
+        ([*with_others, "--plan"], "--plan goes with"),
+        ([*with_others, "--sample", "--fid"], "--sample and --images are two tasks"),
+    ):
+        refuses(*arguments, says=[says], tree=tmp_path)

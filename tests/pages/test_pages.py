@@ -182,6 +182,10 @@ class Shelf:
             shutil.copytree(self.run(config), cwd / exp / "logs" / doc)
         if config == self.folder_config:
             shutil.copy(config, cwd / value(words, "--config", ""))
+        if "--images" in words:
+            (cwd / value(words, "--images", "")).mkdir()
+            for i in range(4):
+                photo(32, 32, seed=i).save(cwd / value(words, "--images", "") / f"{i}.png")
         for flag in ("--ckpt", "--inspect"):
             path = cwd / value(words, flag, "")
             if (
@@ -314,6 +318,8 @@ def makes(words: list[str]) -> dict[str, int]:
     if "--export" in words:
         path = value(words, "--export", "")
         return {path if Path(path).suffix else f"{path}/*/{diffusers.SAFETENSORS}": 1}
+    if "--images" in words:
+        return {f"{exp}/image_samples/{value(words, '--images', '')}.metrics.json": 1}
     if "--preview" in words:
         return {f"{images}.preview.png": 1}
     if "--test" in words:
