@@ -146,10 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--ni", **switch, help="no interaction: never ask, move an existing run aside")
     add("--comment", metavar="TEXT", help="a note, kept in the run's log")
 
-    add = parser.add_argument_group("weights, for --sample, --test and --export").add_argument
+    add = parser.add_argument_group("weights, for --sample, --test, --export and training").add_argument
     add("--ckpt", nargs="+", metavar="PATH",
         help="a checkpoint file or a pattern of files, a diffusers folder, hf://owner/name, or a published "
-             "name such as ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id)")
+             "name such as ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id); training starts "
+             "from it")
     add("--use_pretrained", **switch, help="the published, or shipped, EMA weights of the config's data set")
     add("--weights", choices=["ema", "raw"], metavar="W",
         help="ema or raw (default: ema where the file has them)")

@@ -46,7 +46,7 @@ def check_combination(options: Options, *, sample: bool) -> None:
     """Raise Refusal for flags that do not go together. sample: --sample was given."""
     given, mode = options.given, options.mode
     kinds = [f"--{task}" for task in TASKS if task in given]
-    loads = sample or mode in ("test", "export")
+    loads = sample or mode in ("test", "export", "train")
     if sample and len(kinds) != 1:
         said = " and ".join(kinds) if kinds else "none"
         raise Refusal(f"--sample goes with one of {', '.join(f'--{task}' for task in TASKS)}; {said} given")
@@ -75,17 +75,32 @@ def check_combination(options: Options, *, sample: bool) -> None:
         _check_export(Path(options.export), options.weights)
     if mode == "inspect":
         return
+    if mode == "train" and options.starts_from_weights:
+        _check_fine_tuning(options)
     if not options.config:
         raise Refusal(
             "--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own"
         )
-    if "doc" not in given and not {"ckpt", "use_pretrained", "preview", "images"} & given:
-        instead = ", or the weights by --ckpt or --use_pretrained" if loads else ""
+    if "doc" not in given and (
+        mode == "train" or not {"ckpt", "use_pretrained", "preview", "images"} & given
+    ):
+        instead = ", or the weights by --ckpt or --use_pretrained" if loads and mode != "train" else ""
         raise Refusal(f"--doc is missing: it names the run's folder under {options.exp}/logs/{instead}")
     for folder in (options.log_dir, options.tensorboard_dir, options.image_dir):
         for path in (folder, *folder.parents):
             if path.is_file():
                 raise Refusal(f"{path} is a file, where a folder must be; see --exp, --doc and -i")
+
+
+def _check_fine_tuning(options: Options) -> None:
+    """Raise Refusal where training that starts from given weights lacks a config, or has weights already."""
+    if "config" not in options.given:
+        raise Refusal("--config is missing: it says how the weights of --ckpt are trained further")
+    if options.resume_training == "always":
+        raise Refusal(
+            "--resume_training continues from the run's own checkpoint, so it takes no --ckpt or "
+            "--use_pretrained; --resume_training auto takes them for a run that is not there yet"
+        )
 
 
 def _check_companions(options: Options, *, loads: bool) -> None:
@@ -95,7 +110,8 @@ def _check_companions(options: Options, *, loads: bool) -> None:
     taken = TASKS[mode].takes if mode in TASKS else TAKEN_BY.get(mode, ())
     of_tasks = dict.fromkeys(flag for task in TASKS.values() for flag in task.takes)
     rules = [
-        (("ckpt", "use_pretrained", "weights"), loads, "--sample, --test or --export"),
+        (("ckpt", "use_pretrained", "weights"), loads, "--sample, --test, --export or training"),
+        (("weights",), mode != "train" or options.starts_from_weights, "--ckpt or --use_pretrained"),
         (
             ("reference",),
             measures or "reference" in taken,

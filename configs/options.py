@@ -76,6 +76,11 @@ class Options:
         return self.ckpts[0] if self.ckpts else None
 
     @property
+    def starts_from_weights(self) -> bool:
+        """Whether the command names weights, those of a run apart."""
+        return bool(self.ckpts) or self.use_pretrained
+
+    @property
     def S(self) -> int:
         return self.step_counts[0]
 

@@ -59,10 +59,7 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
     for k, folder in enumerate(folders):
         # Refuse another run's folder, as the command would.
         if not k or folder.options.ckpts != folders[k - 1].options.ckpts:
-            path = local_checkpoint(folder.options, diffusion.config)
-            weights = load_weights(diffusion, folder.options).hash if path.exists() else ""
-            if not weights:
-                print(f"weights: {path}, which are not there yet")
+            weights = _weights_there(diffusion, folder.options)
         if weights:
             folder.check(folder.identity(weights))
 
@@ -95,10 +92,22 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
     _print_time(diffusion, evaluations, batch_size, diffusion.evaluate)
 
 
+def _weights_there(diffusion: Diffusion, options: Options) -> str:
+    """Load the weights if that takes no download. Returns their hash, or nothing where they are missing."""
+    path = local_checkpoint(options, diffusion.config)
+    if path.exists():
+        return load_weights(diffusion, options).hash
+    print(f"weights: {path}, which are not there yet")
+    return ""
+
+
 def _plan_training(diffusion: Diffusion, options: Options, n: int) -> None:
     # Where does it begin, and when does it end?
     training, optim = diffusion.config.training, diffusion.config.optim
-    state, checkpoint = TrainingState(diffusion, options.seed), run_folder.checkpoint_to_resume(options)
+    checkpoint = run_folder.checkpoint_to_resume(options)
+    if checkpoint is None and options.starts_from_weights:
+        _weights_there(diffusion, options)
+    state = TrainingState(diffusion, options.seed)
     if checkpoint is not None:
         state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
     elif files.has_content(options.log_dir):

@@ -27,6 +27,7 @@ from functions.samplers import Model, last
 from runners import doubts
 from runners.diffusion import Diffusion, Sampling
 from runners.evaluation.loss import validation_loss
+from runners.load import load_weights
 from runners.training import run_folder
 from runners.training.report import Report
 from runners.training.state import TrainingState
@@ -43,7 +44,7 @@ class Draws(NamedTuple):
 
 
 def train(diffusion: Diffusion, options: Options) -> None:
-    """Train the network as the run `doc`, from the start or from its last checkpoint."""
+    """Train the network as the run `doc`: from its last checkpoint, from given weights or from the start."""
     config = diffusion.config
     checkpoint = run_folder.checkpoint_to_resume(options)
     if checkpoint is None and not run_folder.may_begin(options):
@@ -56,14 +57,19 @@ def train(diffusion: Diffusion, options: Options) -> None:
         dataset = get_dataset(config.data, root, train=True)
         test_set = get_dataset(config.data, root, train=False)
 
-    # Start from random weights, or where the run stopped.
+    # Start from random or given weights, or where the run stopped.
     seed = options.seed
     if checkpoint is not None and checkpoint.seed is not None and "seed" not in options.given:
         seed = checkpoint.seed
     torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
+    begins = "from the start"
+    if checkpoint is None and options.starts_from_weights:
+        given = load_weights(diffusion, options)  # before the average begins
+        begins = f"from the {given.kind} weights of {given.name} (average, optimizer and steps begin anew)"
     state = TrainingState(diffusion, seed)
     if checkpoint is not None:
         state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
+        begins = f"continuing after step {state.step}"
     last_step = final_step(state, len(dataset))
     if state.step >= last_step:
         logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")
@@ -78,7 +84,7 @@ def train(diffusion: Diffusion, options: Options) -> None:
                     run_folder.begin(options, config)
         stopping = stack.enter_context(heeded(config.training.snapshot_minutes))
         report = stack.enter_context(Report(options, config, state.step, last_step, state.seed))
-        _describe(options, state, len(dataset), test_set, last_step)
+        _describe(options, state, begins, len(dataset), test_set, last_step)
         _loop(options, state, dataset, test_set, last_step, report, stopping)
 
 
@@ -218,16 +224,18 @@ def final_step(state: TrainingState, length: int) -> int:
 
 
 def _describe(
-    options: Options, state: TrainingState, length: int, test_set: Images | None, last_step: int
+    options: Options, state: TrainingState, begins: str, length: int, test_set: Images | None, last_step: int
 ) -> None:
     diffusion, config = state.diffusion, state.diffusion.config
     if options.comment:
         logging.info(f"comment: {options.comment}")
+    if options.starts_from_weights and state.step:
+        logging.info("the run goes on from its own checkpoint: the weights that are named began it")
     parts = f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else ""
     processes = f" in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
     logging.info(
         f"training on {length} images of {config.data.dataset}, "
-        f"{f'continuing after step {state.step}' if state.step else 'from the start'} to step {last_step}, "
+        f"{begins} to step {last_step}, "
         f"batch {config.training.batch_size}{parts}, "
         f"{sum(p.numel() for p in diffusion.model.parameters()):,} parameters, seed {state.seed}, "
         f"{precision_in_words(options.precision, diffusion.device)} on {diffusion.device}{processes}"

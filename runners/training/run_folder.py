@@ -54,7 +54,7 @@ def stopped_at(step: int, name: str, options: Options) -> str:
     """What is said when the signal `name` stopped the run: its last step, and the command to go on."""
     words = [word for word in options.argv if word != "--ni"]
     if "--resume_training" not in words:
-        words.append("--resume_training")
+        words += ["--resume_training", *["auto"] * options.starts_from_weights]
     command = shlex.join(["python", "main.py", *words])
     return f"{name} came: step {step} is saved and nothing is lost; to continue: {command}"
 

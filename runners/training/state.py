@@ -66,7 +66,8 @@ class TrainingState:
         saved, groups = content.get("state"), content.get("param_groups")
         if not saved or not groups:
             raise Refusal(
-                f"{source} holds weights only, no optimizer state: training cannot continue from it"
+                f"{source} holds weights only, no optimizer state: training cannot continue from it; "
+                "--ckpt starts a new run from weights"
             )
 
         # Does it fit this optimizer and these parameters?

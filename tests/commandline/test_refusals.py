@@ -99,7 +99,15 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
             ["--config", "digits.yml", "--doc", "d", "--sample", "--sequence", "--batch_size", "3"],
             ["--batch_size goes with"],
         ),
-        (["--config", "digits.yml", "--doc", "d", "--ckpt", "a.pth"], ["--ckpt goes with"]),
+        (["--config", "digits.yml", "--preview", "--ckpt", "a.pth"], ["--ckpt goes with"]),
+        (["--config", "digits.yml", "--doc", "d", "--ckpt", "a.pth"], ["no checkpoint at a.pth"]),
+        (["--config", "digits.yml", "--ckpt", "a.pth"], ["--doc is missing"]),
+        (["--doc", "d", "--ckpt", "a.pth"], ["--config is missing", "--ckpt"]),
+        (["--config", "digits.yml", "--doc", "d", "--weights", "raw"], ["--weights goes with --ckpt"]),
+        (
+            ["--config", "digits.yml", "--doc", "d", "--ckpt", "a.pth", "--resume_training"],
+            ["takes no --ckpt", "auto"],
+        ),
         (
             ["--config", "digits.yml", "--doc", "d", "--test", "--resume_training"],
             ["--test and --resume_training"],
