@@ -16,6 +16,7 @@ from configs.typed import Range, build, names
 CONFIG_DIR = Path(__file__).parent
 CONFIG_BYTES = 2**20
 MOST_LEVELS = 16  # the smallest of more would not be a pixel wide
+MOST_NESTED = 10
 MOST_ALIASES = 20  # merged into one another, more could make a tree that no memory holds
 
 Count = Annotated[int, Range(low=1)]
@@ -138,8 +139,7 @@ def load_config(name: str) -> Config:
     path = find_config(name)
     with reading(path, "valid YAML"):
         text = read_text(path, "a config", most=CONFIG_BYTES)
-        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > MOST_ALIASES:
-            raise Refusal(f"{path} has more than {MOST_ALIASES} aliases (*name): write the values out")
+        _check_shape(text, path)
         try:
             tree = yaml.safe_load(text)
         except yaml.constructor.ConstructorError as error:
@@ -147,6 +147,18 @@ def load_config(name: str) -> Config:
             problem = short(str(error.problem))
             raise Refusal(f"{path}{where}: a config is plain YAML, without Python tags ({problem})") from None
     return config_from(tree, str(path))
+
+
+def _check_shape(text: str, path: Path) -> None:
+    """Raise Refusal for YAML that no time or memory could hold. It reads no further than the fault."""
+    depth = aliases = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > MOST_NESTED:
+            raise Refusal(f"{path} has more than {MOST_NESTED} levels; a config has two, and lists")
+        if aliases > MOST_ALIASES:
+            raise Refusal(f"{path} has more than {MOST_ALIASES} aliases (*name): write the values out")
 
 
 def config_from(tree: Any, source: str) -> Config:

@@ -147,7 +147,7 @@ def crop_face(image: Image.Image, name: str = "") -> Image.Image:
     if image.size != (178, 218):
         raise Refusal(
             f"the image {name} is {image.width} x {image.height}, not CelebA's 178 x 218: its face is "
-            "elsewhere; take the aligned pictures, or data.dataset FOLDER or CELEBA_HQ, which crop the centre"
+            "elsewhere; take the aligned pictures, or data.dataset FOLDER, which crops the centre"
         )
     return image.crop((left, top, right, bottom))
 

@@ -26,7 +26,7 @@ from functions.runtime.precision import memory_format
 from functions.runtime.threads import copy_to_host, cores_are_idle, map_ahead, pinned
 from functions.samplers import RandnLike, Step
 from functions.schedules import alpha_bar, alphas_cumprod, betas, grid
-from functions.weights import pretrained
+from functions.weights import diffusers_config, pretrained
 from functions.weights.checkpoint import Checkpoint
 from models.ema import EMA
 from models.fused import fuse, refresh
@@ -101,6 +101,7 @@ class Diffusion:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.alphas_cumprod = alphas_cumprod(betas(config.diffusion))  # ᾱ_t is alphas_cumprod[t + 1]
         self.objective = objective_of(config)
+        self.clip_x0: str | None = None  # where not given: the sampler's, or that of a diffusers scheduler
 
     @classmethod
     def from_pretrained(
@@ -114,6 +115,9 @@ class Diffusion:
         path = pretrained.locate(ckpt)
         diffusion = cls(config or pretrained.own_config(ckpt), device)
         diffusion.load(weights.load_for(diffusion.config, path), which, str(path))
+        if diffusers_config.is_folder(path):
+            clip_x0, _ = diffusers_config.clipping(path)
+            diffusion.clip_x0 = None if clip_x0 == "off" else clip_x0
         return diffusion
 
     # What it owns.
@@ -246,7 +250,7 @@ class Diffusion:
         record = SAMPLERS.get(sample_type)
         if record is None:
             raise Refusal(f"sample_type is {sample_type!r}; it must be one of {', '.join(SAMPLERS)}")
-        skip_type, clip_x0 = skip_type or record.spacing, clip_x0 or record.clip_x0
+        skip_type, clip_x0 = skip_type or record.spacing, clip_x0 or self.clip_x0 or record.clip_x0
         order, method = order or next(iter(record.orders), 0), method or next(iter(record.methods), "")
         solver_type = solver_type or next(iter(record.solver_types), "")
         known = skip_type in SPACINGS or Path(skip_type).is_file()

@@ -69,13 +69,15 @@ def writer(
 
 
 def missing(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of `names` that are not whole PNGs in `folder`. A power cut may leave empty or cut ones."""
+    """Those of `names` that are not in `folder`, or are PNGs that a power cut left empty or half written."""
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     return [name for name in names if name not in present or not _is_whole(folder / name)]
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether it begins and ends as a PNG does. Its pixels are not decoded."""
+    """Whether a PNG begins and ends as one does. Its pixels are not decoded; other files are not read."""
+    if path.suffix != ".png":
+        return True
     with suppress(OSError), open(path, "rb") as file:
         begins = file.read(len(PNG_BEGIN)) == PNG_BEGIN
         file.seek(-len(PNG_END), os.SEEK_END)

@@ -21,10 +21,10 @@ def quiet_ranks() -> None:
         logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
-def log_file(path: Path) -> logging.FileHandler:
-    """A handler that appends to `path`, in upstream's line format."""
+def log_file(path: Path) -> logging.Handler:
+    """A handler that appends to `path`, in upstream's line format. A full disk ends it with one warning."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(levelname)s - %(filename)s - %(asctime)s - %(message)s"))
     return handler
 
@@ -40,6 +40,18 @@ def progress_bar(total: int, *, initial: int = 0, unit: str, desc: str) -> tqdm:
         mininterval=0.5 if sys.stderr.isatty() else 30,
         disable=total == initial or not distributed.is_main(),
     )
+
+
+class _FileHandler(logging.FileHandler):
+    failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.failed = True
+        logging.warning(f"{self.baseFilename} takes no more lines ({sys.exc_info()[1]}); the work goes on")
 
 
 class _ConsoleHandler(logging.Handler):

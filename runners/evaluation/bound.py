@@ -49,6 +49,8 @@ def test(diffusion: Diffusion, options: Options) -> None:
     # Compute the loss, then the bound.
     began = time.monotonic()
     loss = validation_loss(diffusion, dataset, options.seed)
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"the loss is not finite ({loss}); are the weights sound?")
     speed = Speed(options, diffusion, len(chosen))
     batch_size = speed.batch_size()
     speed.compile_if_it_pays(batch_size, -(-speed.share // batch_size) * T)

@@ -138,6 +138,9 @@ def fill(
                 write(names, pictures)
         measured = evaluator.measure(samples, identity, began) if evaluator and samples else None
     if options.keep_images and distributed.is_main():
+        if gone := folder.missing():
+            left = f"{len(gone)} of the {len(folder.names)} files in {path} have gone while others were made"
+            raise OSError(f"{left}; the same command makes them anew")
         made = [f"{len(folder.names)} {'images' if folder.task.sheet() else 'files'} in {path}"]
         if rows := folder.task.sheet():
             sheet = path.with_name(f"{path.name}.png")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from configs.options import Options
+from configs.refusal import Refusal
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
-from datasets.batches import load, training_order
+from datasets.batches import Batch, load, training_order
 from datasets.scaling import as_trained_on
 from functions.disk import files
 from functions.noise import BatchDraws, Stream, derived_seed, step_generator
@@ -47,6 +48,8 @@ def train(diffusion: Diffusion, options: Options) -> None:
     """Train the network as the run `doc`: from its last checkpoint, from given weights or from the start."""
     config = diffusion.config
     checkpoint = run_folder.checkpoint_to_resume(options)
+    if checkpoint is not None:
+        run_folder.check_same_model(options, config)
     if checkpoint is None and not run_folder.may_begin(options):
         return
 
@@ -106,10 +109,7 @@ def _loop(
     losses_of = partial(noise_estimation_loss, network, alphas_cumprod=alphas_cumprod, objective=objective)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
 
-    n, position = len(dataset), (state.seed, state.epoch, state.images_seen)
-    order = training_order(n, training.batch_size, *position, training.n_epochs)
-    dataset = on_device(dataset, device) if isinstance(dataset, Tensor) else dataset
-    for batch, images in report.awaiting(load(dataset, order, distributed.share_of, config.data.num_workers)):
+    for batch, images in _batches(options, state, dataset, report):
         state.step, state.epoch, state.images_seen = state.step + 1, batch.epoch, batch.images_seen
 
         # Draw what is random.
@@ -148,6 +148,27 @@ def _loop(
             break
         if name:
             raise Stopped(run_folder.stopped_at(state.step, name, options), name)
+
+
+def _batches(
+    options: Options, state: TrainingState, dataset: Images, report: Report
+) -> Iterator[tuple[Batch, Tensor]]:
+    """From the state's position on. Where an image cannot be read, or a worker died, the state is saved."""
+    config, training = state.diffusion.config, state.diffusion.config.training
+    n, position = len(dataset), (state.seed, state.epoch, state.images_seen)
+    order = training_order(n, training.batch_size, *position, training.n_epochs)
+    if isinstance(dataset, Tensor):
+        dataset = on_device(dataset, state.diffusion.device)
+    loaded = load(dataset, order, distributed.share_of, config.data.num_workers)
+    begun = state.step
+    try:
+        yield from report.awaiting(loaded)
+    except (Refusal, OSError) as error:
+        if distributed.is_main() and state.step > begun:  # the other ranks may wait: no barrier
+            report.read()
+            run_folder.save(options, state.checkpoint())
+            raise type(error)(f"{error}; step {state.step} is saved, and --resume_training goes on") from None
+        raise
 
 
 def _save(options: Options, state: TrainingState, report: Report, *, with_samples: bool) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, Self, TypeVar
@@ -43,8 +44,10 @@ class Report:
             logging.getLogger().addHandler(self.handler)
             self.steps = logging.Logger("steps")  # to the file only: the bar tells the console
             self.steps.addHandler(self.handler)
-            self.writer = SummaryWriter(self.options.tensorboard_dir, purge_step=self.start + 1)
-            self._hyperparameters()
+            self.writer: SummaryWriter | None = None
+            with self._curves():
+                self.writer = SummaryWriter(self.options.tensorboard_dir, purge_step=self.start + 1)
+                self._hyperparameters(self.writer)
         self.bar = progress_bar(self.total, initial=self.start, unit="step", desc="training")
         return self
 
@@ -53,7 +56,9 @@ class Report:
         if distributed.is_main():
             if error is not None:
                 self.steps.error(f"stopped: {str(error) or type(error).__name__}")
-            self.writer.close()
+            with self._curves():
+                if self.writer:
+                    self.writer.close()
             logging.getLogger().removeHandler(self.handler)
             self.handler.close()
 
@@ -115,16 +120,31 @@ class Report:
     def samples(self, step: int, images: Tensor) -> None:
         """images: uint8 (n, c, h, w)."""
         if distributed.is_main():
-            self.writer.add_images("samples", images, step)
-            self.writer.flush()
+            with self._curves():
+                if self.writer:
+                    self.writer.add_images("samples", images, step)
+                    self.writer.flush()
             self._begin_block()
 
     def _begin_block(self) -> None:
         self.read_at, self.waited = time.monotonic(), 0.0
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        with self._curves():
+            for name, value in values.items():
+                if self.writer:
+                    self.writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _curves(self) -> Iterator[None]:
+        """Write to TensorBoard inside. A failure there, as of a full disk, ends the curves, not training."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            logging.warning(
+                f"{self.options.tensorboard_dir} takes no more curves ({error}); training goes on"
+            )
 
     def _quarters(self) -> list[str]:
         """The first and the last timestep of each quarter, as TensorBoard sorts them."""
@@ -133,17 +153,17 @@ class Report:
         width = len(str(T - 1))
         return [f"{low:0{width}}-{max(low, high - 1):0{width}}" for low, high in pairwise(edges)]
 
-    def _hyperparameters(self) -> None:
+    def _hyperparameters(self, writer: SummaryWriter) -> None:
         """The config as text, and as a row of TensorBoard's HPARAMS table with the run's last losses."""
         text = "".join(f"    {line}\n" for line in to_yaml(self.config).splitlines())
-        self.writer.add_text("config", text, self.start)
+        writer.add_text("config", text, self.start)
         values: dict[str, Any] = {"seed": self.seed, "precision": self.options.precision}
         values["processes"] = distributed.world_size()
         for section, keys in asdict(self.config).items():
             for key, value in keys.items():
                 if value is not None:
                     values[f"{section}.{key}"] = str(value) if isinstance(value, bool | tuple) else value
-        events = self.writer.file_writer
+        events = writer.file_writer
         assert events is not None  # SummaryWriter.add_hparams would write to a folder of its own
         for summary in hparams(values, {"loss": None, "validation_loss": None}):
             events.add_summary(summary)

@@ -3,8 +3,11 @@
 import logging
 import shlex
 import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 
-from configs import Config, to_yaml
+from configs import Config, load_config, to_yaml
 from configs.options import Options
 from configs.refusal import Refusal
 from functions.disk import files
@@ -12,17 +15,61 @@ from functions.runtime import distributed
 from functions.weights import load_checkpoint, native
 from functions.weights.checkpoint import Checkpoint
 
+# What decides what a network's numbers mean. An empty tuple stands for all keys.
+MEANING: dict[str, tuple[str, ...]] = {
+    "data": ("image_size", "channels", "rescaled", "logit_transform"), "model": ("prediction",),
+    "diffusion": (),
+}  # fmt: skip
+
 
 def checkpoint_to_resume(options: Options) -> Checkpoint | None:
-    """The run's last checkpoint; None for a new run. Raises Refusal where there is none to continue."""
-    path = options.log_dir / "ckpt.pth"
-    if options.resume_training is None or (options.resume_training == "auto" and not path.exists()):
+    """The run's last checkpoint; None for a new run.
+
+    Where ckpt.pth is damaged or gone, --resume_training auto takes the newest snapshot that is whole.
+    Raises Refusal where there is none to continue.
+    """
+    if options.resume_training is None:
         return None
-    if not path.exists():
-        raise Refusal(
-            f"--resume_training: there is no run to continue: {path} does not exist; auto starts one"
-        )
-    return load_checkpoint(path)
+    path = options.log_dir / "ckpt.pth"
+    fault = f"{path} does not exist"
+    if path.exists():
+        try:
+            return load_checkpoint(path)
+        except Refusal as error:
+            fault = str(error)
+    snapshot, checkpoint = _newest_whole_snapshot(options.log_dir)
+    if snapshot is None and path.exists():
+        raise Refusal(fault)
+    if options.resume_training == "auto":
+        if snapshot is not None:
+            logging.warning(f"{fault}: going on from {snapshot}, which is whole")
+        return checkpoint
+    if snapshot is None:
+        raise Refusal(f"--resume_training: there is no run to continue: {fault}; auto starts one")
+    raise Refusal(f"{fault}; {snapshot} is whole: --resume_training auto goes on from it")
+
+
+def _newest_whole_snapshot(folder: Path) -> tuple[Path | None, Checkpoint | None]:
+    snapshots = {int(path.stem[5:]): path for path in folder.glob("ckpt_*.pth") if path.stem[5:].isdecimal()}
+    for _, path in sorted(snapshots.items(), reverse=True):
+        with suppress(Refusal):
+            return path, load_checkpoint(path)
+    return None, None
+
+
+def check_same_model(options: Options, config: Config) -> None:
+    """Raise Refusal where the run's own config.yml gives its weights another meaning than `config` does."""
+    path = options.log_dir / "config.yml"
+    try:
+        run = load_config(str(path))
+    except Refusal:
+        return  # none, or upstream's, which is a pickle of Python objects
+    for section, keys in MEANING.items():
+        ours, theirs = (asdict(getattr(c, section)) for c in (config, run))
+        for key in keys or ours:
+            if ours[key] != theirs[key]:
+                was = f"{section}.{key} is {ours[key]} in {options.config} and {theirs[key]} in {path}"
+                raise Refusal(f"{was}: the weights would mean something else; begin another --doc")
 
 
 def may_begin(options: Options) -> bool:

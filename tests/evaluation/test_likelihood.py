@@ -258,9 +258,8 @@ def test_the_reference_is_for_test(tmp_path):
     )
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_broken_weights_give_no_number(run, config, tmp_path, value):
+def test_weights_that_overflow_give_no_number(run, config, tmp_path):
     ema = torch.load(run.ckpt, weights_only=True)["ema"]
-    torch.save(ema | {"conv_out.bias": torch.full_like(ema["conv_out.bias"], value)}, tmp_path / "broken.pth")
+    torch.save(ema | {"conv_out.bias": torch.full_like(ema["conv_out.bias"], 3e38)}, tmp_path / "broken.pth")
     command = ("--config", config, "--exp", tmp_path, "--ckpt", tmp_path / "broken.pth")
     refuses(*command, "--test --num_samples 2", says=["not finite", "weights"], tree=tmp_path, code=1)
