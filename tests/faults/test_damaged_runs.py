@@ -9,6 +9,8 @@ import yaml
 from PIL import Image
 from support.program import main, refuses, small_config
 
+from datasets.batches import load, plain_order
+
 
 @pytest.fixture
 def copy(run, tmp_path):
@@ -87,3 +89,18 @@ def test_a_log_that_takes_no_more_does_not_stop_training(run, tmp_path):
     (logs / "stdout.txt").symlink_to("/dev/full")
     said = main("--config", run.config, "--exp", tmp_path, "--doc", "d", "--resume_training", "auto")
     assert (tmp_path / "logs" / "d" / "ckpt.pth").exists() and "Traceback" not in said.stderr
+
+
+def test_workers_do_not_need_shared_memory():
+    """A tensor from a worker would lie in /dev/shm, which is 64 MB in many containers."""
+
+    class Numbers:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            return torch.full((1, 2, 2), i, dtype=torch.uint8)
+
+    loaded = list(load(Numbers(), plain_order(6, 3), slice, num_workers=1))
+    assert [images[:, 0, 0, 0].tolist() for _, images in loaded] == [[0, 1, 2], [3, 4, 5]]
+    assert not any(images.is_shared() for _, images in loaded)
