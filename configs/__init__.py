@@ -91,6 +91,8 @@ class TrainingConfig:
     min_snr_gamma: Positive | None = None
     antithetic: bool = True
     snapshot_minutes: Positive | None = None
+    keep_snapshots: Count | None = None  # None: all
+    keep_every: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,8 @@ def _check_together(config: Config) -> None:
     problems = {
         f"data.background is {list(data.background)}; it must have 3 numbers, red, green and blue":
             len(data.background) != 3,
+        "training.keep_every says which older snapshots stay, so it needs training.keep_snapshots":
+            config.training.keep_every is not None and config.training.keep_snapshots is None,
         "data.rescaled and data.logit_transform are both on; choose one":
             data.rescaled and data.logit_transform,
         f"data.channels is {data.channels} but model.in_channels is {model.in_channels}; they must be equal":

@@ -119,11 +119,13 @@ def _plan_training(diffusion: Diffusion, options: Options, n: int) -> None:
 
     # What does it leave?
     steps = range(start + 1, end + 1)
-    snapshots = sum(run_folder.is_snapshot(step, end, training.snapshot_freq) for step in steps)
+    snapshots = [step for step in steps if run_folder.is_snapshot(step, end, training.snapshot_freq)]
+    stay = len(run_folder.kept(snapshots, training))
     copies = 1 + (state.ema is not None) + OPTIMIZER_TENSORS[optim.optimizer]
     copies += optim.amsgrad and optim.is_adam
     size = copies * sum(p.numel() * p.element_size() for p in diffusion.model.parameters())
-    print(f"snapshots: {snapshots} of {_size(size)}, in all {_size(snapshots * size)}")
+    of_them = f", of which {stay} stay" if stay < len(snapshots) else ""
+    print(f"snapshots: {len(snapshots)} of {_size(size)}{of_them}, in all {_size(stay * size)}")
 
     def step(n: int) -> None:
         x0 = torch.randn(n, *diffusion.image_shape, device=diffusion.device)

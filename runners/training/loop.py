@@ -87,6 +87,8 @@ def train(diffusion: Diffusion, options: Options) -> None:
                     run_folder.begin(options, config)
         stopping = stack.enter_context(heeded(config.training.snapshot_minutes))
         report = stack.enter_context(Report(options, config, state.step, last_step, state.seed))
+        if checkpoint is not None and distributed.is_main():
+            run_folder.record_changes(options, config, state.step)
         _describe(options, state, begins, len(dataset), test_set, last_step)
         _loop(options, state, dataset, test_set, last_step, report, stopping)
 
@@ -166,7 +168,7 @@ def _batches(
     except (Refusal, OSError) as error:
         if distributed.is_main() and state.step > begun:  # the other ranks may wait: no barrier
             report.read()
-            run_folder.save(options, state.checkpoint())
+            run_folder.save(options, state.checkpoint(), training)
             raise type(error)(f"{error}; step {state.step} is saved, and --resume_training goes on") from None
         raise
 
@@ -175,7 +177,7 @@ def _save(options: Options, state: TrainingState, report: Report, *, with_sample
     """Save a snapshot. Reading the losses first stops a run that diverged, which keeps its last good one."""
     report.read()
     if distributed.is_main():
-        run_folder.save(options, state.checkpoint())
+        run_folder.save(options, state.checkpoint(), state.diffusion.config.training)
         if with_samples:
             report.samples(state.step, _samples(state))
     distributed.barrier()

@@ -3,16 +3,17 @@
 import logging
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from configs import Config, load_config, to_yaml
+from configs import Config, TrainingConfig, load_config, to_yaml
 from configs.options import Options
 from configs.refusal import Refusal
 from functions.disk import files
 from functions.runtime import distributed
-from functions.weights import load_checkpoint, native
+from functions.weights import load_checkpoint, native, weights_hash
 from functions.weights.checkpoint import Checkpoint
 
 # What decides what a network's numbers mean. An empty tuple stands for all keys.
@@ -50,8 +51,7 @@ def checkpoint_to_resume(options: Options) -> Checkpoint | None:
 
 
 def _newest_whole_snapshot(folder: Path) -> tuple[Path | None, Checkpoint | None]:
-    snapshots = {int(path.stem[5:]): path for path in folder.glob("ckpt_*.pth") if path.stem[5:].isdecimal()}
-    for _, path in sorted(snapshots.items(), reverse=True):
+    for _, path in sorted(_numbered(folder, "ckpt", ".pth").items(), reverse=True):
         with suppress(Refusal):
             return path, load_checkpoint(path)
     return None, None
@@ -60,10 +60,9 @@ def _newest_whole_snapshot(folder: Path) -> tuple[Path | None, Checkpoint | None
 def check_same_model(options: Options, config: Config) -> None:
     """Raise Refusal where the run's own config.yml gives its weights another meaning than `config` does."""
     path = options.log_dir / "config.yml"
-    try:
-        run = load_config(str(path))
-    except Refusal:
-        return  # none, or upstream's, which is a pickle of Python objects
+    run = _read(path)
+    if run is None:
+        return
     for section, keys in MEANING.items():
         ours, theirs = (asdict(getattr(c, section)) for c in (config, run))
         for key in keys or ours:
@@ -111,8 +110,82 @@ def is_snapshot(step: int, last_step: int, snapshot_freq: int) -> bool:
     return step == 1 or step % snapshot_freq == 0 or step == last_step
 
 
-def save(options: Options, checkpoint: Checkpoint) -> None:
-    """Write ckpt_{step}.pth, and make it ckpt.pth too. Each is whole at every moment."""
+def kept(steps: Iterable[int], training: TrainingConfig) -> list[int]:
+    """Of snapshots at `steps`, those that stay, ascending: the newest, and multiples of `keep_every`."""
+    ordered = sorted(steps)
+    if training.keep_snapshots is None:
+        return ordered
+    newest = set(ordered[-training.keep_snapshots :])
+    every = training.keep_every
+    return [step for step in ordered if step in newest or (every is not None and step % every == 0)]
+
+
+def save(options: Options, checkpoint: Checkpoint, training: TrainingConfig) -> None:
+    """Write ckpt_{step}.pth, and make it ckpt.pth too. Each is whole at every moment.
+
+    Older ones go where the config says so, but none before this one was read back.
+    """
     path = options.log_dir / f"ckpt_{checkpoint.step}.pth"
     native.save(path, checkpoint)
     files.link(path, options.log_dir / "ckpt.pth")
+    snapshots = {step: file for step, file in _numbered(options.log_dir, "ckpt", ".pth").items()
+                 if step <= checkpoint.step}  # fmt: skip
+    protected = _last_step_that_kept_all(options.log_dir)
+    gone = [step for step in snapshots.keys() - kept(snapshots, training) if step > protected]
+    if gone and _is_sound(path, checkpoint):
+        for step in gone:
+            snapshots[step].unlink()
+
+
+def _numbered(folder: Path, stem: str, suffix: str) -> dict[int, Path]:
+    """The files `{stem}_{step}{suffix}` of a run, by step."""
+    found = {path.name[len(stem) + 1 : -len(suffix)]: path for path in folder.glob(f"{stem}_*{suffix}")}
+    return {int(step): path for step, path in found.items() if step.isdecimal()}
+
+
+def _is_sound(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the file holds the checkpoint's weights; a warning where it does not."""
+    try:
+        if weights_hash(load_checkpoint(path).model) == weights_hash(checkpoint.model):
+            return True
+        fault = "other weights than were written"
+    except Refusal as error:
+        fault = str(error)
+    logging.warning(f"older snapshots stay: {path} was read back and is not whole ({fault})")
+    return False
+
+
+def _last_step_that_kept_all(folder: Path) -> int:
+    """Until this step the run's config had no keep_snapshots; 0 if it always had."""
+    configs = {step: _read(path) for step, path in _numbered(folder, "config", ".yml").items()}
+    kept_all = [step for step, config in configs.items() if not config or not config.training.keep_snapshots]
+    return max(kept_all, default=0)
+
+
+def _read(path: Path) -> Config | None:
+    """A config that a run left; None where there is none, or upstream's, a pickle of Python objects."""
+    try:
+        return load_config(str(path.absolute()))
+    except Refusal:
+        return None
+
+
+def record_changes(options: Options, config: Config, step: int) -> None:
+    """Of a run that goes on after `step`: log what its config changed, and make config.yml the one in force.
+
+    The older one stays as config_{step}.yml, which says that it held until that step.
+    """
+    path = options.log_dir / "config.yml"
+    before = _read(path)
+    if before == config:
+        return
+    if before is not None:
+        now, then = asdict(config), asdict(before)
+        for section, keys in now.items():
+            for key, value in keys.items():
+                if value != (old := then[section][key]):
+                    logging.info(f"changed after step {step}: {section}.{key} is {value}, was {old}")
+    older = path.with_name(f"config_{step}.yml")
+    if path.exists() and not older.exists():  # else the older one made no step
+        path.rename(older)
+    files.write_text(path, to_yaml(config))

@@ -61,6 +61,9 @@ def test_training_is_planned_from_where_it_is(run, plan, tmp_path):
     size = (run.exp / "logs" / "d" / "ckpt_4.pth").stat().st_size
     told = float(re.search(r"snapshots: 3 of ([\d.]+) MB", said)[1]) * 1e6
     assert told == pytest.approx(size, rel=0.1)
+    few = small_config(run.exp / "few.yml", training__keep_snapshots=1, training__keep_every=2)
+    assert re.search(r"snapshots: 3 of .* of which 2 stay, in all", plan("--doc new --config", few))
+    few.unlink()
     assert "steps: 4 to 4" in plan("--doc", "d", "--resume_training", exp=run.exp)
     assert "would be moved aside" in plan("--doc", "d", "--ni", exp=run.exp)
     assert "299 test images" in plan("--doc", "d", "--test", exp=run.exp)
