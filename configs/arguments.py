@@ -28,6 +28,7 @@ examples (E: a folder for everything, D: the name of a run):
   what it would run      main.py ... --sample --fid --timesteps 10 50 --eta 0 1 -i T --plan
   a path between images  main.py --config cifar10.yml --exp E --doc D --sample --interpolation --timesteps 50
   x0 along the chain     main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50
+  find a missing part    main.py --config cifar10.yml --exp E --doc D --restoration inpainting --input test
   bits per dimension     main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
   a look at the data     main.py --config cifar10.yml --exp E --preview
   weights for diffusers  main.py --config cifar10.yml --exp E --doc D --export folder
@@ -70,6 +71,8 @@ def _options(given: dict[str, Any]) -> Options:
         "skip_type": "skip_types",
     }  # fmt: skip
     values |= {field: tuple(given[flag]) for flag, field in fields.items() if flag in given}
+    if "travel" in given:
+        values["travel"] = tuple(given["travel"])
     values["ckpts"] = tuple(_checkpoint_files(given.get("ckpt", [])))
     values["metrics"] = tuple(metric for metric in METRICS if metric in given.get("metrics", []))
     # Defaults that depend on other flags.
@@ -188,6 +191,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip_x0", choices=list(CLIPS), metavar="C",
         help=f"the predicted x0: {_listed(CLIPS)} (default: off, with ddpm_noisy on)")
 
+    add("--input", metavar="WHAT", help="train, test or a folder: the images to restore or to edit")
+    add("--mask", metavar="PNG",
+        help="of inpainting: white is known, black is to be found (default: a black square in the middle)")
+    add("--sigma_y", type=float, metavar="N",
+        help="of --restoration: the noise in the input, a standard deviation on [0, 1] (default: 0)")
+    add("--add_noise", **switch, help="add this noise to the input first")
+    add("--travel", type=int, nargs=2, metavar=("LENGTH", "REPEATS"),
+        help="of --restoration: do each LENGTH steps REPEATS times, which hides seams (default: 1 1)")
+    add("--strength", type=float, metavar="N",
+        help=f"of --edit: the share of T that is noised and denoised (default: {default.strength})")
     add("--inversion", choices=list(INVERSIONS), metavar="LEVEL",
         help=f"the noise level that an encoding step tells the network: {_listed(INVERSIONS)} "
              f"(default: {default.inversion})")

@@ -96,6 +96,15 @@ CLIPS = {
     "dynamic": "scaled into it by the 0.995 quantile of each image",
 }
 
+# functions/restoration.py: what was done to the images
+DEGRADATIONS = {
+    "inpainting": "a part is missing: --mask",
+    "sr2": "2 x 2 pixels were averaged",
+    "sr4": "4 x 4 pixels were averaged",
+    "colorization": "colours were averaged",
+    "denoising": "noise was added: --sigma_y",
+}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -105,7 +114,7 @@ class Task:
     takes: tuple[str, ...] = ()  # the flags that not every task takes
     grid: bool = False  # flags that repeat make a grid
     images: int | None = None  # the default of --num_samples, where it is not the program's
-    value: str = ""  # what its own flag takes, if it takes a value; such a flag needs no --sample beside it
+    value: str = ""  # what its own flag takes, if it takes a value; it needs no --sample
     samplers: tuple[str, ...] = ()  # those it is defined for; empty: all
 
 
@@ -120,6 +129,16 @@ TASKS = {
     ),
     "consistency": Task(
         "the same x_T at every S, and the distance to the largest: {i}.png", _MANY, grid=True, images=8
+    ),
+    "restoration": Task(
+        f"whole images from what is left of them, {', '.join(DEGRADATIONS)}: {{i}}.png",
+        (*_MANY, "input", "mask", "sigma_y", "add_noise", "travel"),
+        grid=True,
+        value="HOW",
+        samplers=("generalized",),
+    ),
+    "edit": Task(
+        "images noised to a level and denoised again: {i}.png", (*_MANY, "input", "strength"), grid=True
     ),
     "encode": Task("x_T of images: {image_folder}.npz", (*_MANY, "inversion"), value="WHAT"),
     "decode": Task("images from such a file: {i}.png", _MANY, grid=True, value="FILE"),

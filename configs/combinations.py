@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from configs.choices import SAMPLERS, TASKS
+from configs.choices import DEGRADATIONS, SAMPLERS, TASKS
 from configs.options import Options
-from configs.refusal import Refusal, quoted
+from configs.refusal import Refusal, nearest, quoted
 
 # Which of the tasks' flags the other modes take.
 TAKEN_BY = {
@@ -59,6 +59,7 @@ def check_combination(options: Options, *, sample: bool) -> None:
     if mode == "test" and options.reference not in ("test", "train"):
         raise Refusal(f"--reference is {options.reference!r}; --test takes test or train")
     _check_samplers(options)
+    _check_given_images(options)
     counts = [
         options.step_counts, options.skip_types, options.etas, options.sample_types, options.seeds,
         options.ckpts,
@@ -135,10 +136,36 @@ def _tasks_of(flag: str) -> str:
     return " or ".join(names + [f"--{mode}" for mode, takes in TAKEN_BY.items() if flag in takes])
 
 
+def _check_given_images(options: Options) -> None:
+    """Raise Refusal for what --restoration and --edit cannot do."""
+    mode, how = options.mode, options.restoration
+    if mode not in ("restoration", "edit"):
+        return
+    known, least = list(DEGRADATIONS), min(options.travel)
+    noisy = options.sigma_y > 0
+    problems = {
+        f"--restoration is {how!r}; it must be one of {', '.join(known)}{nearest(how, known)}":
+            mode == "restoration" and how not in known,
+        "--input is missing: it names the images, train, test or a folder": not options.input,
+        "--mask goes with --restoration inpainting": options.mask is not None and how != "inpainting",
+        f"--sigma_y is {options.sigma_y}; it must be from 0 to 1": not 0 <= options.sigma_y <= 1,
+        "--restoration denoising needs --sigma_y above 0": how == "denoising" and not noisy,
+        "--add_noise needs --sigma_y above 0": options.add_noise and not noisy,
+        f"--travel is {least}; both numbers must be at least 1": least < 1,
+        f"--strength is {options.strength}; it must be above 0 and at most 1": not 0 < options.strength <= 1,
+    }  # fmt: skip
+    for problem, found in problems.items():
+        if found:
+            raise Refusal(problem)
+
+
 def _check_samplers(options: Options) -> None:
     """Raise Refusal for a setting that no chosen sampler takes, or that one of them does not."""
     of = {name: SAMPLERS[name] for name in options.sample_types}
     names = ", ".join(of)
+    allowed = TASKS[options.mode].samplers if options.mode in TASKS else ()
+    if allowed and not set(of) <= set(allowed):
+        raise Refusal(f"--{options.mode} takes --sample_type {', '.join(allowed)}; {names} given")
     if any(options.etas) and all(sampler.noise == "none" for sampler in of.values()):
         raise Refusal(f"--eta is {max(options.etas):g}; {names} draws no noise, so leave it out")
     chosen = [("order", options.order, "orders"), ("dpm_solver_method", options.method, "methods"),

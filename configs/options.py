@@ -49,6 +49,14 @@ class Options:
 
     encode: str = ""  # train, test or a folder of images
     decode: str = ""  # a file of latents
+    restoration: str = ""  # of DEGRADATIONS
+    input: str = ""  # train, test or a folder of images: to restore or to edit
+    mask: str | None = None  # a picture, white where a pixel is known; None for a black square in the middle
+    sigma_y: float = 0.0  # the standard deviation of the noise in the input, on pixels in [0, 1]
+    add_noise: bool = False  # whether the program adds it
+    travel: tuple[int, int] = (1, 1)  # as functions/restoration.py: travel_path has them
+    strength: float = 0.5
+
     inversion: Literal["to", "from"] = "to"
 
     metrics: tuple[str, ...] = ()

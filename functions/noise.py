@@ -26,7 +26,7 @@ class Stream(IntEnum):
     x_T has no stream. STEP must stay 1, as docs/upstream.md promises; datasets/batches.py uses 2.
     """
 
-    STEP, WEIGHTS, VALIDATION, TRAIN, DROPOUT, LIKELIHOOD, CHOICE = 1, 3, 4, 5, 6, 7, 8
+    STEP, WEIGHTS, VALIDATION, TRAIN, DROPOUT, LIKELIHOOD, CHOICE, MEASURED = 1, 3, 4, 5, 6, 7, 8, 9
 
 
 def initial_noise(seed: int, indices: Iterable[int], shape: Shape) -> Tensor:

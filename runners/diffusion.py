@@ -20,6 +20,7 @@ from functions.disk.images import to_uint8
 from functions.inversion import encode
 from functions.noise import initial_noise, step_noise
 from functions.objectives import eps_of, objective_of
+from functions.restoration import Degradation, ddnm, travel_path
 from functions.runtime.compilation import Network
 from functions.runtime.device import choose_device
 from functions.runtime.precision import memory_format
@@ -328,6 +329,29 @@ class Diffusion:
         """
         how: dict[str, Any] = {"end": sampling.end, "inversion": inversion}
         return encode(self.eps, self.on_device(x), sampling.timesteps, self.alphas_cumprod, **how)
+
+    def restore(
+        self,
+        x: Tensor,
+        sampling: Sampling,
+        degradation: Degradation,
+        y: Tensor,
+        sigma_y: float = 0,
+        travel: tuple[int, int] = (1, 1),
+        indices: Sequence[int] | None = None,
+    ) -> Iterator[Step]:
+        """The steps from x_T to images of which y is left, as functions/restoration.py: ddnm has them.
+
+        y: A of images in the model's range, with noise of standard deviation sigma_y on that scale.
+        """
+        of = range(len(x)) if indices is None else indices
+        moves = len(travel_path(len(sampling.timesteps), *travel))
+        how: dict[str, Any] = {"eta": sampling.eta, "end": sampling.end, "travel": travel}
+        return ddnm(
+            self._eps(sampling), self.on_device(x), sampling.timesteps, self.alphas_cumprod, **how,
+            randn_like=step_noise(sampling.seed, of, self.image_shape, moves, self.device),
+            degradation=degradation, y=self.on_device(y), sigma_y=sigma_y,
+        )  # fmt: skip
 
     def on_device(self, x: Tensor) -> Tensor:
         """x (b, c, h, w) where the network is, in its memory format."""

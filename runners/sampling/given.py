@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.options import Options
 from configs.refusal import Refusal
-from datasets.pictures import exact_pictures
+from datasets.pictures import Shape, exact_pictures
 from functions.metrics.metrics import Number
 from runners.diffusion import Diffusion
 from runners.evaluation import reference
@@ -35,11 +35,37 @@ class Given:
         """The same, float32, without dequantization."""
         return self.diffusion.from_images(self.uint8(indices))
 
-    def mean_squared_error(self, folder: Path) -> Number:
-        """Of {i}.png in `folder` against these, on [0, 1] and by dimension: the mean over the images."""
+    def mean_squared_error(self, folder: Path, where: Tensor | None = None) -> Number:
+        """Of {i}.png in `folder` against these, on [0, 1] and by dimension: the mean over the images.
+
+        where: bool (c, h, w), the dimensions that count; None for all.
+        """
+        counted = torch.ones(self.diffusion.image_shape, dtype=torch.bool) if where is None else where
         made = exact_pictures(folder, [f"{i}.png" for i in range(self.n)], self.diffusion.image_shape)
         pairs = ((made[i].double(), self.images[i].double()) for i in range(self.n))
-        return Number(sum(((a - b) / 255).square().mean().item() for a, b in pairs) / self.n)
+        return Number(sum(((a - b) / 255)[counted].square().mean().item() for a, b in pairs) / self.n)
+
+
+def known_pixels(mask: str | None, shape: Shape, *, all_known: bool) -> Tensor:
+    """bool (c, h, w), true where a pixel is known: where the picture `mask` is lighter than middle grey.
+
+    Without one all but a square in the middle, of half the size. Raises Refusal where it does not fit.
+    """
+    known = torch.ones(shape, dtype=torch.bool)
+    if all_known:
+        return known
+    if mask is None:
+        middle = slice(shape[1] // 4, shape[1] - shape[1] // 4)
+        known[:, middle, middle] = False
+        return known
+    path = Path(mask)
+    if not path.is_file():
+        raise Refusal(f"--mask {mask}: there is no such file")
+    known &= exact_pictures(path.parent, [path.name], (1, *shape[1:]))[0] >= 128
+    if known.all() or not known.any():
+        colour = "white" if known.all() else "black"
+        raise Refusal(f"--mask {mask} is all {colour}: white is known, black is to be found")
+    return known
 
 
 def at_most(options: Options, n: int, of: str) -> int:

@@ -3,7 +3,9 @@
 A task fills a folder with pictures of chains. A chain starts at some x and is denoised to an image.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,14 +14,17 @@ import torch
 from torch import Tensor
 
 from configs.options import Options
+from configs.refusal import Refusal
 from datasets.pictures import exact_pictures
 from functions.disk import files
 from functions.disk.latents import read_latents, write_latents, write_npy
 from functions.metrics.metrics import Number
-from functions.noise import slerp
+from functions.noise import Stream, slerp, step_noise
+from functions.restoration import DEGRADATIONS, travel_path
 from functions.samplers import Step, last
+from functions.schedules import alpha_bar
 from runners.diffusion import Diffusion
-from runners.sampling.given import Given, at_most
+from runners.sampling.given import Given, at_most, known_pixels
 
 SHOWN = 16  # chains whose inputs are written too, for the sheet
 
@@ -250,6 +255,106 @@ class Decode(Task):
         return self.latents[[i % len(self.latents) for i in chains]]
 
 
+class Edit(OfImages):
+    """{i}.png, image i noised to a level and denoised from there, with the input of the first (SDEdit)."""
+
+    def __init__(self, options: Options, diffusion: Diffusion):
+        super().__init__(options, diffusion)
+        kept = tuple(t for t in self.sampling.timesteps if t <= options.strength * diffusion.T)
+        if not kept:
+            first = self.sampling.timesteps[0]
+            raise Refusal(
+                f"--strength {options.strength} is below the first timestep, {first:g} of {diffusion.T}"
+            )
+        self.sampling = replace(self.sampling, timesteps=kept)
+        self.steps_of_chain, self.evaluations_of_chain = len(kept), self.sampling.evaluations
+
+    def what(self) -> str:
+        return self.options.input
+
+    def files(self, chain: int) -> list[str]:
+        return [f"{chain}.png", *[f"{chain}_input.png"] * (chain < SHOWN)]
+
+    def start(self, chains: Sequence[int]) -> Tensor:
+        a = alpha_bar(self.diffusion.alphas_cumprod, self.sampling.timesteps[-1])
+        noise = self.diffusion.latents(chains, self.sampling.seed)
+        return a.sqrt() * self.given.in_model_range(chains) + (1 - a).sqrt() * noise
+
+    def pictures(self, steps: Iterator[Step], chains: Sequence[int]) -> Iterator[Tensor]:
+        yield from (last(steps).x, self.given.in_model_range(chains))
+
+    def sheet(self) -> list[list[str]]:
+        shown = range(min(self.chains(), SHOWN))
+        return [[f"{i}{kind}.png" for i in shown] for kind in ("_input", "")]
+
+
+class Restoration(OfImages):
+    """{i}.png, the whole of what is left of image i, with that and the truth beside the first (DDNM)."""
+
+    def __init__(self, options: Options, diffusion: Diffusion):
+        super().__init__(options, diffusion)
+        data, how = diffusion.config.data, options.restoration
+        channels, size, _ = data.shape
+        if data.logit_transform:
+            raise Refusal("--restoration works on pixels, and data.logit_transform is on")
+        if how == "colorization" and channels == 1:
+            raise Refusal(
+                "--restoration colorization: these images have one channel, so there is no colour to find"
+            )
+        if how in ("sr2", "sr4") and size % int(how[2]):
+            raise Refusal(f"--restoration {how}: data.image_size is {size}, no multiple of {how[2]}")
+        self.known = known_pixels(options.mask, data.shape, all_known=how != "inpainting")
+        self.degradation = DEGRADATIONS[how](self.known.float())
+        self.sigma_y = options.sigma_y * (2 if data.rescaled else 1)
+        moves = travel_path(len(self.sampling.timesteps), *options.travel)
+        self.steps_of_chain = self.evaluations_of_chain = sum(to < k for k, to in moves)
+
+    def what(self) -> str:
+        return self.options.input
+
+    def files(self, chain: int) -> list[str]:
+        shown = [f"{chain}_input.png", f"{chain}_original.png"] if chain < SHOWN else []
+        return [f"{chain}.png", *shown]
+
+    def reads(self) -> dict[str, Any]:
+        o = self.options
+        mask = hashlib.sha256(self.known.numpy().tobytes()).hexdigest()
+        how = {"restoration": o.restoration, "mask": mask, "sigma_y": o.sigma_y, "add_noise": o.add_noise}
+        return super().reads() | how | {"travel": list(o.travel)}
+
+    def start(self, chains: Sequence[int]) -> Tensor:
+        return self.diffusion.latents(chains, self.sampling.seed)
+
+    def measured(self, chains: Sequence[int]) -> Tensor:
+        """y of these images, in the model's range."""
+        y = self.degradation.apply(self.given.in_model_range(chains))
+        if self.options.add_noise:
+            _, c, h, w = y.shape
+            noise = step_noise(self.sampling.seed, chains, (c, h, w), 1, torch.device("cpu"), Stream.MEASURED)
+            y = y + self.sigma_y * noise(y)
+        return y
+
+    def steps(self, x: Tensor, chains: Sequence[int]) -> Iterator[Step]:
+        how = (self.sigma_y, self.options.travel, chains)
+        return self.diffusion.restore(x, self.sampling, self.degradation, self.measured(chains), *how)
+
+    def pictures(self, steps: Iterator[Step], chains: Sequence[int]) -> Iterator[Tensor]:
+        seen = self.degradation.pseudo_inverse(self.measured(chains))
+        yield from (last(steps).x0, seen, self.given.in_model_range(chains))
+
+    def sheet(self) -> list[list[str]]:
+        shown = range(min(self.chains(), SHOWN))
+        return [[f"{i}{kind}.png" for i in shown] for kind in ("_input", "", "_original")]
+
+    def numbers(self, folder: Path, cells: Mapping[Path, Task]) -> dict[str, Number]:
+        to_find = ~self.known
+        return {"mse": self.given.mean_squared_error(folder, to_find if to_find.any() else None)}
+
+    def note(self) -> str:
+        where = "the pixels to find" if (~self.known).any() else "all pixels"
+        return f"mse: of {where}, by dimension on [0, 1], against {self.given.name}"
+
+
 # By the names in configs/choices.py.
 TASKS: dict[str, type[Task]] = {
     "fid": Fid,
@@ -257,6 +362,8 @@ TASKS: dict[str, type[Task]] = {
     "sequence": PredictedX0,
     "reconstruction": Reconstruction,
     "consistency": Consistency,
+    "restoration": Restoration,
+    "edit": Edit,
     "encode": Encode,
     "decode": Decode,
 }

@@ -9,7 +9,7 @@ import pytest
 from support.program import ROOT, main, sampling
 
 from configs import DataConfig, DiffusionConfig, choices
-from functions import samplers, schedules
+from functions import restoration, samplers, schedules
 from functions.disk import images
 from functions.metrics import metrics
 from runners.sampling import tasks
@@ -71,6 +71,7 @@ def test_the_tables_of_names_agree():
     assert choices.CLIPS.keys() == samplers.CLIPS.keys()
     assert choices.TASKS.keys() == tasks.TASKS.keys()
     assert choices.METRICS.keys() == metrics.METRICS.keys()
+    assert choices.DEGRADATIONS.keys() == restoration.DEGRADATIONS.keys()
     assert set(get_args(get_type_hints(DiffusionConfig)["beta_schedule"])) == schedules.SCHEDULES.keys()
     for name in get_args(get_type_hints(DataConfig)["dataset"]):
         assert (ROOT / "datasets" / f"{name.lower()}.py").exists()

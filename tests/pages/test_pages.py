@@ -293,9 +293,9 @@ def run_and_look(run: Callable[[], str], words: list[str], config: Path, shelf: 
 def shorter(words: list[str], shelf: Shelf, config: Path) -> list[str]:
     """Flags that make a command short, and name what the shelf has: a later one counts."""
     more = ["--device", "cpu"]
-    if "--sample" in words:
+    if {"--sample", "--restoration"} & set(words):
         more += ["--timesteps", *(str(2 + k) for k in range(max(1, count(words, "--timesteps"))))]
-    if "--fid" in words:
+    if {"--fid", "--restoration", "--edit"} & set(words):
         more += ["--num_samples", "4", "--batch_size", "4"]
     if "--test" in words:
         more += ["--num_samples", "1", "--batch_size", "1"]
@@ -328,6 +328,8 @@ def makes(words: list[str]) -> dict[str, int]:
         return {f"{images}/*.png": 11}
     if "--sequence" in words:
         return {f"{images}/*_*.png": 8 * 2}
+    if {"--restoration", "--edit"} & set(words):
+        return {f"{images}/*_input.png": 4}
     if not {"--fid", "--reconstruction", "--consistency"} & set(words):
         return {f"{run}/ckpt_3.pth": 1}
     if any(

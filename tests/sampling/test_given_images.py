@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,3 +143,54 @@ def test_consistency_is_the_distance_to_the_largest_S(run, tmp_path):
         assert abs(cell["numbers"]["distance"] - expected) < 1e-9
         assert (expected == 0) == (name == "S20_eta0_seed1234")
     assert "## distance" in said and folder.with_name("c.png").exists()
+
+
+def test_restoration_keeps_what_is_known(run, folder_of_images, tmp_path):
+    """By the library's own calls, with a mask and travels; it continues, and another mask is refused."""
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[2:6, 1:5] = 0
+    for name, content in (("m", mask), ("other", mask.T), ("white", mask | 255)):
+        Image.fromarray(content).save(tmp_path / f"{name}.png")
+    how = ("--restoration", "inpainting", "--input", folder_of_images, "--timesteps", 10, "--eta", 0.85)
+    of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--sample", *how, "-i", "p")
+    said = main(*of, "--mask", tmp_path / "m.png", "--travel", 3, 2).stdout
+    folder = tmp_path / "image_samples" / "p"
+    errors = []
+    for i in range(6):
+        found, truth = pixels(folder, f"{i}.png"), pixels(folder_of_images, f"{i}.png")
+        assert (found[mask == 255] == truth[mask == 255]).all()
+        assert (pixels(folder, f"{i}_original.png") == truth).all()
+        errors.append((((found - truth) / 255)[mask == 0] ** 2).mean())
+    row = next(line for line in said.splitlines() if line.startswith("mse"))
+    assert abs(float(row.split()[1]) - np.mean(errors)) < 1e-3 * np.mean(errors) and row.split()[-1] == "19"
+    before = pngs(folder)
+    (folder / "4.png").unlink()
+    main(*of, "--mask", tmp_path / "m.png", "--travel", 3, 2)
+    assert pngs(folder) == before
+    for arguments, said in (
+        (("--mask", tmp_path / "other.png", "--travel", 3, 2), "mask is"),
+        (("--mask", tmp_path / "white.png"), "is all white"),
+        (("--mask", tmp_path / "none.png"), "there is no such file"),
+        (("--travel", 0, 2), "both numbers must be at least 1"),
+        (("--sample_type", "heun", "--eta", 0), "--restoration takes --sample_type generalized"),
+        (("--strength", 0.3), "--strength goes with --sample --edit"),
+        (("--restoration", "colorization"), "no colour to find"),
+        (("--restoration", "denoising"), "needs --sigma_y above 0"),
+        (("--restoration", "inpaiting"), "did you mean 'inpainting'?"),
+    ):
+        refuses(*of, *arguments, says=[said], tree=tmp_path)
+
+
+def test_edit_begins_where_its_strength_says(run, folder_of_images, tmp_path):
+    of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--input", folder_of_images)
+    said = main(*of, "--sample", "--edit", "--timesteps", 10, "--strength", 0.45).stderr
+    assert "10 steps asked, 5 evaluated, t from 400 to 0" in said
+    diffusion = Diffusion.from_pretrained(str(run.ckpt), load_config(run.config), device="cpu")
+    images = torch.stack([torch.from_numpy(pixels(folder_of_images, f"{i}.png")) for i in range(6)])[:, None]
+    a = diffusion.alphas_cumprod[401]
+    x = a.sqrt() * diffusion.from_images(images) + (1 - a).sqrt() * diffusion.latents(range(6))
+    half = replace(diffusion.sampling(10), timesteps=(0, 100, 200, 300, 400))
+    expected = diffusion.to_images(last(diffusion.denoise(x, half)).x)[:, 0].numpy().astype(int)
+    for i in range(6):
+        assert np.abs(pixels(tmp_path / "image_samples" / "images", f"{i}.png") - expected[i]).max() <= 1
+    refuses(*of, "--sample", "--edit", "--strength", 1.5, says=["--strength is 1.5"], tree=tmp_path)
