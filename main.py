@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 
-from configs import Config, load_config
+from configs import Config, changed, config_from, load_config, plain
 from configs.arguments import parse
 from configs.options import Options, fit
 from configs.refusal import Refusal, one_line
@@ -58,12 +58,13 @@ def main(argv: list[str]) -> int:
 def _config(options: Options) -> Config | None:
     """The config that was named, or else the one that comes with the checkpoint. --inspect needs none."""
     if "config" in options.given:
-        return load_config(options.config)
+        return load_config(options.config, options.changes)
     if options.mode == "inspect":
         return None
     from functions.weights.pretrained import own_config  # imports torch
 
-    return own_config(options.config)
+    config = own_config(options.config)
+    return config_from(changed(plain(config), options.changes), options.config) if options.changes else config
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:

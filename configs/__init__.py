@@ -1,10 +1,10 @@
 """The model's YAML file as frozen, checked dataclasses. Imports nothing of the project and no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 
@@ -133,8 +133,8 @@ class Config:
     optim: OptimConfig
 
 
-def load_config(name: str) -> Config:
-    """Read and check a config: a name under configs/, or a path.
+def load_config(name: str, changes: Sequence[str] = ()) -> Config:
+    """Read and check a config: a name under configs/, or a path. changes: `section.key=value`, as --set.
 
     Raises Refusal, naming the file and the dotted key, for anything that is not a whole and valid config.
     """
@@ -148,7 +148,35 @@ def load_config(name: str) -> Config:
             where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
             problem = short(str(error.problem))
             raise Refusal(f"{path}{where}: a config is plain YAML, without Python tags ({problem})") from None
-    return config_from(tree, str(path))
+    return config_from(changed(tree, changes), str(path))
+
+
+def changed(tree: Any, changes: Sequence[str]) -> Any:
+    """A config of plain values with some set: each `section.key=value`, the value written as in YAML.
+
+    Raises Refusal for a change that does not name a key of a config.
+    """
+    if not changes or not isinstance(tree, Mapping):
+        return tree
+    tree = {section: dict(of) if isinstance(of, Mapping) else of for section, of in tree.items()}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        section, _, name = key.partition(".")
+        if not equals:
+            raise Refusal(f"--set {quoted(change)}: write section.key=value, such as optim.lr=0.0001")
+        if key not in keys():
+            raise Refusal(f"--set {quoted(key)}: there is no such key{nearest(key, keys())}")
+        with reading(f"--set {key}", "a value as YAML has it"):
+            value = yaml.safe_load(text)
+        if isinstance(tree.get(section), dict):
+            tree[section][name] = value
+    return tree
+
+
+def keys() -> list[str]:
+    """Every key of a config, as section.key."""
+    sections = get_type_hints(Config).items()
+    return [f"{section}.{name}" for section, cls in sections for name in names(cls)]
 
 
 def _check_shape(text: str, path: Path) -> None:
@@ -192,13 +220,18 @@ def find_config(name: str) -> Path:
 
 def to_yaml(config: Config) -> str:
     """Plain YAML that `load_config` reads back to an equal Config."""
+    return yaml.safe_dump(plain(config), sort_keys=False)
 
-    def plain(value: Any) -> Any:
+
+def plain(config: Config) -> dict[str, Any]:
+    """A config of plain values, as `config_from` takes it."""
+
+    def of(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if item is not None}
+            return {key: of(item) for key, item in value.items() if item is not None}
         return list(value) if isinstance(value, tuple) else value
 
-    return yaml.safe_dump(plain(asdict(config)), sort_keys=False)
+    return of(asdict(config))
 
 
 def _check_together(config: Config) -> None:

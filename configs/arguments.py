@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from configs import keys
 from configs.choices import CLIPS, INVERSIONS, METHODS, METRICS, SAMPLERS, SPACINGS, SPELLINGS, TASKS
 from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
@@ -44,13 +45,22 @@ def parse(argv: list[str]) -> Options:
     """The checked options. Raises Refusal with one sentence; --help exits."""
     arguments, unknown = _parser().parse_known_args(argv)
     if unknown:
-        raise Refusal(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags())}")
+        raise Refusal(f"unknown argument {unknown[0]}{_meant(unknown[0])}")
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     check_values(given)
     options = replace(_options(given), argv=tuple(argv))
     by_value = options.mode in TASKS and bool(TASKS[options.mode].value)
     check_combination(options, sample=by_value or bool(given.pop("sample", False)))
     return options
+
+
+def _meant(argument: str) -> str:
+    """What an unknown argument may stand for: a key of the config, or a flag of a similar name."""
+    name = argument.lstrip("-").split("=")[0]
+    of_config = [key for key in keys() if name in (key, key.split(".")[1])]
+    if argument.startswith("--") and of_config:
+        return f"; it is a key of the config: {' or '.join(f'--set {key}=…' for key in of_config)}"
+    return nearest(argument.split("=")[0], flags())
 
 
 def flags() -> list[str]:
@@ -73,6 +83,7 @@ def _options(given: dict[str, Any]) -> Options:
     values |= {field: tuple(given[flag]) for flag, field in fields.items() if flag in given}
     if "travel" in given:
         values["travel"] = tuple(given["travel"])
+    values["changes"] = tuple(change for several in given.get("set", []) for change in several)
     values["ckpts"] = tuple(_checkpoint_files(given.get("ckpt", [])))
     values["metrics"] = tuple(metric for metric in METRICS if metric in given.get("metrics", []))
     # Defaults that depend on other flags.
@@ -137,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("what and where").add_argument
     add("--config", metavar="FILE", help="a name under configs/, or a path (default: the one beside --ckpt)")
+    add("--set", nargs="+", action="append", metavar="KEY=VALUE",
+        help="change keys of the config for this command: optim.lr=0.0001 training.n_iters=1000")
     add("--exp", metavar="DIR", help=f"the folder of logs, images and data sets (default: {default.exp})")
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
     add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")

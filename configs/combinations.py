@@ -122,6 +122,7 @@ def _check_companions(options: Options, *, loads: bool) -> None:
         (("features",), measures, "--metrics"),
         (("keep_images",), measures and mode in TASKS, "--metrics and --sample"),
         (("images",), measures, "--metrics"),
+        (("set",), mode != "inspect" or "config" in given, "--config"),
         (("plan",), mode in (*TASKS, "train", "test"), "training, --sample or --test"),
     ]
     for flags, fits, needed in rules:

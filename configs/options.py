@@ -19,6 +19,7 @@ class Options:
 
     mode: str = "train"  # or test, images, preview, export, inspect, or a task of configs/choices.py
     config: str = ""  # the YAML file; without --config the checkpoint whose own config is used
+    changes: tuple[str, ...] = ()  # section.key=value, of --set
     exp: str = "exp"
     doc: str = ""  # "" if no run is named
     data: str | None = None
