@@ -91,6 +91,8 @@ def train(diffusion: Diffusion, options: Options) -> None:
             run_folder.record_changes(options, config, state.step)
         _describe(options, state, begins, len(dataset), test_set, last_step)
         _loop(options, state, dataset, test_set, last_step, report, stopping)
+        for line in run_folder.what_next(options, diffusion.T):
+            logging.info(line)
 
 
 def _loop(

@@ -105,6 +105,18 @@ def stopped_at(step: int, name: str, options: Options) -> str:
     return f"{name} came: step {step} is saved and nothing is lost; to continue: {command}"
 
 
+def what_next(options: Options, T: int) -> list[str]:
+    """What is said at the end of a run of T timesteps: the commands to sample from it and to measure it."""
+    words = ["--config", str(options.log_dir / "config.yml"), "--exp", options.exp, "--doc", options.doc]
+    words += ["--sample", "--fid", "--timesteps", str(min(50, T))]
+    of_data = ["--data", options.data] if options.data else []
+    ways = {
+        "to sample": [*words, "--num_samples", "64", "-i", options.doc],
+        "to measure": [*words, *of_data, "-i", f"{options.doc}_fid", "--metrics", "fid"],
+    }
+    return [f"{what}: {shlex.join(['python', 'main.py', *way])}" for what, way in ways.items()]
+
+
 def is_snapshot(step: int, last_step: int, snapshot_freq: int) -> bool:
     """Whether a checkpoint is saved after this step: the first, every `snapshot_freq`-th, and the last."""
     return step == 1 or step % snapshot_freq == 0 or step == last_step

@@ -1,5 +1,7 @@
 """Which snapshots of a run stay, and what its folder says of the config it was trained with."""
 
+import re
+import shlex
 import shutil
 
 import pytest
@@ -54,3 +56,15 @@ def test_none_goes_before_a_newer_one_was_read_back_and_is_whole(tmp_path, sound
         value = torch.ones(1) if sound or step == 1 else torch.full((1,), torch.nan)
         run_folder.save(options, Checkpoint({"a": value}, optimizer={}, step=step), keep)
     assert snapshots(tmp_path) == ({2} if sound else {1, 2})
+
+
+def test_the_end_of_a_run_says_commands_that_work(run, tmp_path):
+    to_sample, to_measure = (
+        shlex.split(re.search(f"{what}: python main.py (.*)", run.stderr)[1])
+        for what in ("to sample", "to measure")
+    )
+    assert "to sample: python main.py" in (run.exp / "logs" / "d" / "stdout.txt").read_text()
+    assert f"{run.exp / 'logs' / 'd'}" in to_sample[1]
+    main(*to_sample, "--num_samples 1 --timesteps 2 -i", tmp_path / "a")
+    assert (tmp_path / "a" / "0.png").exists()
+    assert "metrics: fid against train" in main(*to_measure, "--num_samples 1 --plan").stdout
