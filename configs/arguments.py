@@ -144,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--export", metavar="PATH",
         help="write the weights: FILE.pth is upstream's, FILE.safetensors bare, FILE.fp16.safetensors in "
              "half precision, any other name a diffusers folder")
-    add("--inspect", metavar="PATH", help="say what a checkpoint is: anything that --ckpt takes")
+    add("--inspect", metavar="PATH",
+        help="say what a checkpoint is: anything that --ckpt takes, or a run's folder")
 
     add = parser.add_argument_group("what and where").add_argument
     add("--config", metavar="FILE", help="a name under configs/, or a path (default: the one beside --ckpt)")

@@ -19,6 +19,8 @@ from runners.diffusion import build_unet
 def inspect(options: Options, config: Config | None) -> None:
     """Print the format, the network, the weights and their hash, the step, and the configs it fits."""
     path = pretrained.locate(options.inspect)
+    if (path / "ckpt.pth").is_file():  # a run's folder
+        path /= "ckpt.pth"
     file_format, checkpoint = identify(path)
     if not distributed.is_main():
         return

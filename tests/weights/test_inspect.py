@@ -160,3 +160,7 @@ def test_the_architecture_is_read_from_names_and_shapes(name):
         f"num_res_blocks {model.num_res_blocks}, attention at level {', '.join(levels)} "
         "(0 is the image's size, each next one half of it)"
     )
+
+
+def test_a_runs_folder_stands_for_its_last_checkpoint(run):
+    assert main("--inspect", run.exp / "logs" / "d").stdout == main("--inspect", run.ckpt).stdout
