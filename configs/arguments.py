@@ -81,6 +81,8 @@ def _options(given: dict[str, Any]) -> Options:
         "skip_type": "skip_types",
     }  # fmt: skip
     values |= {field: tuple(given[flag]) for flag, field in fields.items() if flag in given}
+    if "between" in given:
+        values["between"] = tuple(given["between"])
     if "travel" in given:
         values["travel"] = tuple(given["travel"])
     values["changes"] = tuple(change for several in given.get("set", []) for change in several)
@@ -205,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip_x0", choices=list(CLIPS), metavar="C",
         help=f"the predicted x0: {_listed(CLIPS)} (default: off, with ddpm_noisy on)")
 
+    add("--between", nargs="+", metavar="END",
+        help="two or four ends of --interpolation, pictures or the numbers of latents (default: 0 1)")
+    add("--points", type=int, metavar="N", help=f"images on its path, or a side (default: {default.points})")
     add("--input", metavar="WHAT", help="train, test or a folder: the images to restore or to edit")
     add("--mask", metavar="PNG",
         help="of inpainting: white is known, black is to be found (default: a black square in the middle)")

@@ -122,7 +122,9 @@ class Task:
 _MANY = ("num_samples", "batch_size")
 TASKS = {
     "fid": Task("{i}.png for i from 0 to --num_samples - 1", (*_MANY, "metrics"), grid=True),
-    "interpolation": Task("11 images on a path between two latents: {i}.png"),
+    "interpolation": Task(
+        "images on a path between two latents, or a grid between four: {i}.png", ("between", "points")
+    ),
     "sequence": Task("the predicted x0 of 8 chains at each step: {chain}_{step}.png"),
     "reconstruction": Task(
         "real images to x_T and back, and the error: {i}.png", (*_MANY, "reference", "inversion"), grid=True

@@ -138,8 +138,12 @@ def _tasks_of(flag: str) -> str:
 
 
 def _check_given_images(options: Options) -> None:
-    """Raise Refusal for what --restoration and --edit cannot do."""
+    """Raise Refusal for what --interpolation, --restoration and --edit cannot do."""
     mode, how = options.mode, options.restoration
+    if len(options.between) not in (2, 4):
+        raise Refusal(f"--between names {len(options.between)} ends; two make a path, four a grid")
+    if options.points < 2:
+        raise Refusal(f"--points is {options.points}; it must be at least 2")
     if mode not in ("restoration", "edit"):
         return
     known, least = list(DEGRADATIONS), min(options.travel)

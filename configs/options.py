@@ -50,6 +50,9 @@ class Options:
 
     encode: str = ""  # train, test or a folder of images
     decode: str = ""  # a file of latents
+    between: tuple[str, ...] = ("0", "1")  # ends of --interpolation: x_T of image i, or a picture's file
+    points: int = 11
+
     restoration: str = ""  # of DEGRADATIONS
     input: str = ""  # train, test or a folder of images: to restore or to edit
     mask: str | None = None  # a picture, white where a pixel is known; None for a black square in the middle

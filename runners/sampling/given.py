@@ -8,7 +8,9 @@ from torch import Tensor
 
 from configs.options import Options
 from configs.refusal import Refusal
-from datasets.pictures import Shape, exact_pictures
+from datasets.pictures import Pictures, Shape, exact_pictures
+from datasets.tree import Files
+from functions.disk.files import digest
 from functions.metrics.metrics import Number
 from runners.diffusion import Diffusion
 from runners.evaluation import reference
@@ -44,6 +46,22 @@ class Given:
         made = exact_pictures(folder, [f"{i}.png" for i in range(self.n)], self.diffusion.image_shape)
         pairs = ((made[i].double(), self.images[i].double()) for i in range(self.n))
         return Number(sum(((a - b) / 255)[counted].square().mean().item() for a, b in pairs) / self.n)
+
+
+class OnePicture:
+    """A picture's file, fitted to the model's size."""
+
+    def __init__(self, file: str, diffusion: Diffusion):
+        """Raises Refusal where it is not one."""
+        path, data = Path(file), diffusion.config.data
+        if not path.is_file():
+            raise Refusal(f"--between {file} is neither a picture's file nor the number of a latent")
+        pictures = Pictures(Files(path.parent, [path.name]), data.shape, background=data.background)
+        self.image, self.hash, self.diffusion = pictures[0], digest(path, "sha256"), diffusion
+
+    def in_model_range(self, indices: Sequence[int]) -> Tensor:
+        """float32 (b, c, h, w), it alone."""
+        return self.diffusion.from_images(self.image.expand(len(indices), -1, -1, -1))
 
 
 def known_pixels(mask: str | None, shape: Shape, *, all_known: bool) -> Tensor:

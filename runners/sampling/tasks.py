@@ -6,6 +6,7 @@ A task fills a folder with pictures of chains. A chain starts at some x and is d
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,7 +25,7 @@ from functions.restoration import DEGRADATIONS, travel_path
 from functions.samplers import Step, last
 from functions.schedules import alpha_bar
 from runners.diffusion import Diffusion
-from runners.sampling.given import Given, at_most, known_pixels
+from runners.sampling.given import Given, OnePicture, at_most, known_pixels
 
 SHOWN = 16  # chains whose inputs are written too, for the sheet
 
@@ -95,19 +96,58 @@ class Fid(Task):
 
 
 class Interpolation(Task):
-    """{k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3)."""
+    """{k}.png for 11 points on the arc between x_T of images 0 and 1 (arXiv 2010.02502, section 5.3).
 
-    one_batch = True
+    --between names other ends, pictures among them; four make a grid, row by row (appendix D.5).
+    """
+
+    def __init__(self, options: Options, diffusion: Diffusion):
+        super().__init__(options, diffusion)
+        self.side, self.is_grid = options.points, len(options.between) == 4
+        self.one_batch = not self.is_grid
+        self.images = {end: OnePicture(end, diffusion) for end in options.between if not end.isdecimal()}
 
     def chains(self) -> int:
-        return 11
+        return self.side**2 if self.is_grid else self.side
+
+    def reads(self) -> dict[str, Any]:
+        if self.options.between == ("0", "1") and self.side == 11:
+            return {}
+        ends = [self.images[end].hash if end in self.images else int(end) for end in self.options.between]
+        of_images = {"inversion": self.options.inversion} if self.images else {}
+        return {"between": ends, "points": self.side} | of_images
+
+    @cached_property
+    def ends(self) -> list[Tensor]:
+        """x_T of each end, (c, h, w) on the CPU. Pictures are encoded, so the weights must be loaded."""
+        found = []
+        for end in self.options.between:
+            if end in self.images:
+                x = self.images[end].in_model_range([0])
+                x = last(self.diffusion.encode(x, self.sampling, self.options.inversion)).x.cpu()
+            else:
+                x = self.diffusion.latents([int(end)], self.sampling.seed)
+            found.append(x[0])
+        return found
 
     def start(self, chains: Sequence[int]) -> Tensor:
-        z1, z2 = self.diffusion.latents((0, 1), self.sampling.seed)
-        return torch.stack([slerp(z1, z2, k / 10) for k in chains])
+        return torch.zeros(len(chains), *self.diffusion.image_shape)  # the ends may need the network
+
+    def steps(self, x: Tensor, chains: Sequence[int]) -> Iterator[Step]:
+        return super().steps(torch.stack([self.point(k % self.chains()) for k in chains]), chains)
+
+    def point(self, k: int) -> Tensor:
+        """x_T of picture k."""
+        row, column = divmod(k, self.side)
+        right, down = column / (self.side - 1), row / (self.side - 1)
+        first = slerp(self.ends[0], self.ends[1], right)
+        if not self.is_grid:
+            return first
+        return slerp(first, slerp(self.ends[2], self.ends[3], right), down)
 
     def sheet(self) -> list[list[str]]:
-        return [[f"{chain}.png" for chain in range(self.chains())]]
+        rows = range(0, self.chains(), self.side)
+        return [[f"{first + k}.png" for k in range(self.side)] for first in rows]
 
 
 class PredictedX0(Task):

@@ -181,6 +181,37 @@ def test_restoration_keeps_what_is_known(run, folder_of_images, tmp_path):
         refuses(*of, *arguments, says=[said], tree=tmp_path)
 
 
+def test_a_grid_between_four_ends(run, folder_of_images, tmp_path):
+    """Pictures by their encodings and latents by their numbers; corners are the ends."""
+    of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--timesteps", 10, "--sample")
+    ends = (folder_of_images / "0.png", 3, folder_of_images / "2.png", 7)
+    main(*of, "--interpolation", "--between", *ends, "--points", 3)
+    diffusion = Diffusion.from_pretrained(str(run.ckpt), load_config(run.config), device="cpu")
+    sampling, numbers = diffusion.sampling(10), diffusion.latents([3, 7])
+    given = torch.stack([torch.from_numpy(pixels(folder_of_images, f"{i}.png")) for i in (0, 2)])[:, None]
+    encoded = last(diffusion.encode(diffusion.from_images(given), sampling)).x
+    a, b, c, d = (z.double().numpy() for z in (encoded[0], numbers[0], encoded[1], numbers[1]))
+
+    def middle(z, w):
+        theta = np.arccos((z * w).sum() / np.sqrt((z**2).sum() * (w**2).sum()))
+        return (z + w) * np.sin(theta / 2) / np.sin(theta)
+
+    top, bottom = middle(a, b), middle(c, d)
+    rows = [a, top, b, middle(a, c), middle(top, bottom), middle(b, d), c, bottom, d]
+    x_T = torch.from_numpy(np.stack(rows)).float()
+    expected = diffusion.to_images(last(diffusion.denoise(x_T, sampling)).x)[:, 0].numpy().astype(int)
+    folder = tmp_path / "image_samples" / "images"
+    assert len(pngs(folder)) == 9
+    for k in range(9):
+        assert np.abs(pixels(folder, f"{k}.png") - expected[k]).max() <= 1
+    for arguments, said in (
+        (("--between", 1, 2, 3), "names 3 ends"),
+        (("--points", 1), "--points is 1"),
+        (("--between", 0, "no.png"), "no.png is neither"),
+    ):
+        refuses(*of, "--interpolation", *arguments, "-i", "x", says=[said], tree=tmp_path)
+
+
 def test_edit_begins_where_its_strength_says(run, folder_of_images, tmp_path):
     of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--input", folder_of_images)
     said = main(*of, "--sample", "--edit", "--timesteps", 10, "--strength", 0.45).stderr
