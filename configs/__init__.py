@@ -1,14 +1,16 @@
 """The model's YAML file as frozen, checked dataclasses. Imports nothing of the project and no torch."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 
 from configs.door import read_text, reading
+from configs.family import without_foreign_keys
 from configs.machine import check_memory
 from configs.refusal import Refusal, nearest, quoted, short
 from configs.typed import Range, build, names
@@ -29,7 +31,9 @@ Variance = Annotated[float, Range(low=0, open_low=True, below=1)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: Literal["CIFAR10", "FASHION_MNIST", "DIGITS", "FOLDER", "CELEBA", "LSUN", "FFHQ", "LMDB"]
+    dataset: Literal[
+        "CIFAR10", "FASHION_MNIST", "DIGITS", "FOLDER", "CELEBA", "CELEBA_HQ", "LSUN", "FFHQ", "LMDB"
+    ]  # fmt: skip
     image_size: Count
     channels: Literal[1, 3]
     logit_transform: bool
@@ -121,6 +125,11 @@ class OptimConfig:
         return self.optimizer in ("Adam", "AdamW")
 
 
+# Stand for sections that a config for sampling alone may lack; with them nothing is trained.
+NO_TRAINING = TrainingConfig(128, 10_000, 5_000_000, 5_000, 2_000)
+NO_OPTIM = OptimConfig("Adam", 2e-4, 0.0, 0.9, False, 1e-8)
+
+
 @dataclass(frozen=True)
 class Config:
     """A field for each section, with upstream's key names. Optional keys default to upstream's behaviour."""
@@ -128,9 +137,9 @@ class Config:
     data: DataConfig
     model: ModelConfig
     diffusion: DiffusionConfig
-    training: TrainingConfig
+    training: TrainingConfig = field(default=NO_TRAINING, kw_only=True)
     sampling: SamplingConfig
-    optim: OptimConfig
+    optim: OptimConfig = field(default=NO_OPTIM, kw_only=True)
 
 
 def load_config(name: str, changes: Sequence[str] = ()) -> Config:
@@ -199,11 +208,14 @@ def config_from(tree: Any, source: str) -> Config:
             f"{source} is {what}; a config is a mapping with the sections {', '.join(names(Config))}"
         )
     try:
-        config = build(Config, tree)
+        known, ignored = without_foreign_keys(tree)
+        config = build(Config, known)
         _check_together(config)
         _check_sizes(config)
     except Refusal as error:
         raise Refusal(f"{source}: {error}") from None
+    if ignored:
+        logging.warning(f"{source}: ignored, as they decide nothing here: {', '.join(ignored)}")
     return config
 
 

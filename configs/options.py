@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from configs import Config
+from configs import NO_OPTIM, NO_TRAINING, Config
 from configs.choices import SAMPLERS, SPACINGS, TASKS
 from configs.machine import check_memory
 from configs.refusal import Refusal, quoted
@@ -174,6 +174,9 @@ def fit(options: Options, config: Config) -> Options:
             raise Refusal(f"--skip_type {path} holds {len(timesteps)} timesteps; leave --timesteps out")
     for what, count in (("images", options.num_samples), ("steps", most)):
         check_memory(f"a list of {quoted(count)} {what}", 256 * count)  # bytes for a name and its place
+    for section, absent in (("training", NO_TRAINING), ("optim", NO_OPTIM)):
+        if options.mode == "train" and getattr(config, section) is absent:
+            raise Refusal(f"{options.config}: the key {section} is missing; training needs it")
     if options.mode == "train" and config.model.type == "bayesian":
         raise Refusal("model.type bayesian can be sampled but not trained: no loss was published; use simple")
     if options.mode == "test" and config.data.logit_transform:

@@ -43,9 +43,12 @@ _DDPM = """
     ema_lsun_church   church_outdoor  4432000  44ccb50ef3c6436db52e  fdc68a23938c2397caba4a260bc2445f
 """
 _DRIVE = "https://drive.google.com/uc?id=1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR"
+# SDEdit's file, whose first address has been closed since 2023; DDNM keeps this copy.
+_HQ_DRIVE = "https://drive.google.com/uc?id=1wSoA5fm_d6JBZk4RZ1SzWLMgev4WqH21"
 _ALL = [
     *(_ddpm(*line.split()) for line in _DDPM.strip().splitlines()),
     Published("celeba", _DRIVE, None, "diffusion_celeba_model/ckpt.pth", "celeba.yml", "CELEBA"),
+    Published("celeba_hq", _HQ_DRIVE, None, "celeba_hq.ckpt", "celeba_hq.yml", "CELEBA_HQ"),
     Published("fashion_mnist", None, "a8dbb164956dbd5ead7778feddbbb4b2", "fashion_mnist.fp16.safetensors",
               "fashion_mnist.yml", "FASHION_MNIST"),
 ]  # fmt: skip

@@ -34,12 +34,12 @@ def test_a_runs_own_config_lies_beside_its_checkpoint(tmp_path, run):
 
 def test_published_names_know_their_config_and_place(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert len(pretrained.PUBLISHED) == 10
+    assert len(pretrained.PUBLISHED) == 11
     for name, weights in pretrained.PUBLISHED.items():
         config = pretrained.own_config(name)
-        if name in ("celeba", "fashion_mnist") or name.startswith("ema_"):
+        if name in ("celeba", "celeba_hq", "fashion_mnist") or name.startswith("ema_"):
             assert pretrained.for_data(config.data) is weights
-        if name not in ("celeba", "fashion_mnist"):
+        if name not in ("celeba", "celeba_hq", "fashion_mnist"):
             raw = name.removeprefix("ema_")
             folder = f"{'ema_' if name != raw else ''}diffusion_{raw}_model"
             assert str(weights.path.parent) == f"/cache/diffusion_models_converted/{folder}"
