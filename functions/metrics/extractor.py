@@ -2,7 +2,6 @@
 
 import io
 import logging
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from functions import weights
 from functions.disk import files
 from functions.runtime import distributed
 from functions.runtime.precision import numerics
+from functions.weights import storage
 
 ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 # The same file under torch-fidelity's name and pytorch-fid's; the number is the beginning of its SHA-256.
@@ -55,7 +55,7 @@ def load_extractor(path: Path | None, image_size: int, device: torch.device) -> 
     if not path.is_file():
         raise Refusal(f"--features {path}: no such file; it takes Inception's weights or an exported program")
     digest = files.digest(path, "sha256")
-    if not _is_program(path):
+    if not storage.is_program(path):
         network: nn.Module = _inception(path).to(device)
         return Extractor(f"Inception {digest[:8]}", digest, 2048, 1008, device, network)
     if path.suffix != PROGRAM:
@@ -110,15 +110,6 @@ def _inception(path: Path) -> nn.Module:
         return FeatureExtractorInceptionV3("inception", outputs, feature_extractor_weights_path=tensors)
     except RuntimeError as error:
         raise Refusal(f"--features {path} does not fit Inception: {_short(error)}") from None
-
-
-def _is_program(path: Path) -> bool:
-    """Whether `path` is an archive of torch.export, by the graph in it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        graphs = ("models/model.json", "serialized_exported_program.json")
-        return any(name.endswith(graphs) for name in archive.namelist())
 
 
 def _short(error: Exception) -> str:

@@ -25,6 +25,12 @@ _OF_NUMPY += [
     )
     for core in ("core", "_core")
 ]
+# How files begin that are no checkpoints, in small letters, and what they are.
+_MISTAKEN: list[tuple[tuple[bytes, ...], str]] = [
+    ((b"<!doctype html", b"<html"), "a web page, not a checkpoint: its download failed; fetch it again"),
+    ((b"version https://git-lfs",), "a pointer of git LFS, not the file itself: git lfs pull fetches it"),
+    ((b"\x89png", b"\xff\xd8\xff", b"gif8"), "a picture, not a checkpoint"),
+]
 _CODE = re.compile(r"(?:Unsupported (?:global|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)")
 
 
@@ -32,6 +38,7 @@ def read(path: Path) -> Any:
     """What the file holds, on the CPU. Raises Refusal for a file that is damaged or holds code."""
     with door.reading(path, "a checkpoint"):
         door.regular(path)
+        _check_kind(path)
         if is_safetensors(path):
             return load_file(path)
         _check_archive(path)
@@ -45,6 +52,26 @@ def read(path: Path) -> Any:
             if "Unsupported operand" in str(error):
                 raise ValueError("torch cannot read it") from None
             raise
+
+
+def _check_kind(path: Path) -> None:
+    """Raise Refusal for what people name by mistake, and say what it is."""
+    with open(path, "rb") as file:
+        begin = file.read(64)
+    for signatures, what in _MISTAKEN:
+        if begin.lstrip().lower().startswith(signatures):
+            raise Refusal(f"{path} is {what}")
+    if is_program(path):
+        raise Refusal(f"{path} is an exported program, not weights: --features takes it")
+
+
+def is_program(path: Path) -> bool:
+    """Whether `path` is an archive of torch.export, by the graph in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        graphs = ("models/model.json", "serialized_exported_program.json")
+        return any(name.endswith(graphs) for name in archive.namelist())
 
 
 def _check_archive(path: Path) -> None:

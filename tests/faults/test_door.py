@@ -169,3 +169,22 @@ def test_a_block_of_zeros_in_kept_features_is_noticed(run, extractor, tmp_path):
     ]
     assert values[0]["metrics"] == values[1]["metrics"]
     assert np.isfinite(values[0]["metrics"]["kid"]["mean"])
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "is a web page, not a checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of git LFS"),
+        (b"\x89PNG\r\n\x1a\n", "is a picture, not a checkpoint"),
+    ],
+)
+def test_what_people_name_by_mistake_is_told_for_what_it_is(run, tmp_path, content, says):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(content)
+    for command in (("--inspect", path), sampling(run.config, path, tmp_path)):
+        refuses(*command, says=("model.ckpt", says), tree=tmp_path)
+
+
+def test_a_program_is_not_weights(run, extractor, tmp_path):
+    refuses("--inspect", extractor, says=("is an exported program, not weights",), tree=tmp_path)
