@@ -25,7 +25,8 @@ def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, 
     """
     manifest = _read(folder)
     if manifest is None:
-        if others := [path for path in _files(folder) if not path.name.startswith(".")]:
+        # Another rank may be writing the manifest just now.
+        if others := [path for path in _files(folder) if path.name != NAME and path.name[0] != "."]:
             holds = "images" if any(path.suffix == ".png" for path in others) else "other files"
             raise _refusal(folder, f"it holds {holds} and no {NAME} that says how they were made")
         return None

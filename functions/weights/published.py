@@ -48,7 +48,8 @@ _HQ_DRIVE = "https://drive.google.com/uc?id=1wSoA5fm_d6JBZk4RZ1SzWLMgev4WqH21"
 _ALL = [
     *(_ddpm(*line.split()) for line in _DDPM.strip().splitlines()),
     Published("celeba", _DRIVE, None, "diffusion_celeba_model/ckpt.pth", "celeba.yml", "CELEBA"),
-    Published("celeba_hq", _HQ_DRIVE, None, "celeba_hq.ckpt", "celeba_hq.yml", "CELEBA_HQ"),
+    Published("celeba_hq", _HQ_DRIVE, None, "diffusion_celeba_hq_model/celeba_hq.ckpt", "celeba_hq.yml",
+              "CELEBA_HQ"),
     Published("fashion_mnist", None, "a8dbb164956dbd5ead7778feddbbb4b2", "fashion_mnist.fp16.safetensors",
               "fashion_mnist.yml", "FASHION_MNIST"),
 ]  # fmt: skip
