@@ -53,13 +53,6 @@ def train(diffusion: Diffusion, options: Options) -> None:
     if checkpoint is None and not run_folder.may_begin(options):
         return
 
-    # Read the data.
-    doubts.say(config, diffusion.alphas_cumprod)
-    root = dataset_root(config.data, options.exp, options.data)
-    with distributed.main_first():
-        dataset = get_dataset(config.data, root, train=True)
-        test_set = get_dataset(config.data, root, train=False)
-
     # Start from random or given weights, or where the run stopped.
     seed = options.seed
     if checkpoint is not None and checkpoint.seed is not None and "seed" not in options.given:
@@ -73,6 +66,13 @@ def train(diffusion: Diffusion, options: Options) -> None:
     if checkpoint is not None:
         state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
         begins = f"continuing after step {state.step}"
+
+    # Read the data: after the weights, for it may take a download.
+    doubts.say(config, diffusion.alphas_cumprod)
+    root = dataset_root(config.data, options.exp, options.data)
+    with distributed.main_first():
+        dataset = get_dataset(config.data, root, train=True)
+        test_set = get_dataset(config.data, root, train=False)
     last_step = final_step(state, len(dataset))
     if state.step >= last_step:
         logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")

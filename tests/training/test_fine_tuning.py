@@ -58,3 +58,8 @@ def test_weights_that_do_not_fit_are_refused_and_the_old_run_stays(run, tmp_path
     (tmp_path / "logs" / "d" / "old").touch()
     command = ("--config", wide, "--exp", tmp_path, "--doc d --ni --ckpt", run.ckpt)
     refuses(*command, says=("does not fit the config", "temb.dense.0.weight"), tree=tmp_path)
+
+
+def test_weights_that_are_missing_are_told_before_data_are_fetched(tmp_path):
+    command = ("--config", "ddpm_cifar10.yml", "--exp", tmp_path, "--doc d --ckpt", tmp_path / "nothing.pth")
+    refuses(*command, says=("no checkpoint at", "nothing.pth"), tree=tmp_path)
