@@ -174,9 +174,10 @@ def fit(options: Options, config: Config) -> Options:
             raise Refusal(f"--skip_type {path} holds {len(timesteps)} timesteps; leave --timesteps out")
     for what, count in (("images", options.num_samples), ("steps", most)):
         check_memory(f"a list of {quoted(count)} {what}", 256 * count)  # bytes for a name and its place
-    for section, absent in (("training", NO_TRAINING), ("optim", NO_OPTIM)):
-        if options.mode == "train" and getattr(config, section) is absent:
-            raise Refusal(f"{options.config}: the key {section} is missing; training needs it")
+    absent = {"training": config.training is NO_TRAINING, "optim": config.optim is NO_OPTIM}
+    if options.mode == "train" and any(absent.values()):
+        missing = next(section for section in absent if absent[section])
+        raise Refusal(f"{options.config}: the key {missing} is missing; training needs it")
     if options.mode == "train" and config.model.type == "bayesian":
         raise Refusal("model.type bayesian can be sampled but not trained: no loss was published; use simple")
     if options.mode == "test" and config.data.logit_transform:

@@ -8,7 +8,7 @@ from configs.refusal import Refusal, quoted
 
 
 def read_timesteps(path: str) -> list[float]:
-    """Its timesteps, ascending, whole ones as int. Raises Refusal for what is no list of timesteps."""
+    """Its timesteps, ascending, whole ones as int. Raises Refusal for anything else."""
     with reading(path, "a file of timesteps"):
         text = read_text(Path(path), "a file of timesteps")
     words = " ".join(line.split("#")[0].replace(",", " ") for line in text.splitlines()).split()

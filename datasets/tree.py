@@ -62,7 +62,7 @@ class Files:
 
 
 class Found(NamedTuple):
-    """The pictures of a place, sorted, and what else is there: file -> why it is no picture of the set."""
+    """The pictures of a place, sorted, and what else is there: file -> why it is not a picture of the set."""
 
     pictures: list[str]
     others: dict[str, str]

@@ -11,7 +11,7 @@ import torch
 
 from functions.runtime import distributed
 
-# Exit codes by the signal's name. Slurm's notice before preemption is no failure.
+# Exit codes by the signal's name. Slurm's notice before preemption is not a failure.
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 0}
 
 

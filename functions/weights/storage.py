@@ -1,5 +1,6 @@
 """Tensors in a file: torch's pickles, whose code is never run, and safetensors."""
 
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -25,7 +26,7 @@ _OF_NUMPY += [
     )
     for core in ("core", "_core")
 ]
-# How files begin that are no checkpoints, in small letters, and what they are.
+# How files begin that are not checkpoints, in small letters, and what they are.
 _MISTAKEN: list[tuple[tuple[bytes, ...], str]] = [
     ((b"<!doctype html", b"<html"), "a web page, not a checkpoint: its download failed; fetch it again"),
     ((b"version https://git-lfs",), "a pointer of git LFS, not the file itself: git lfs pull fetches it"),
@@ -45,7 +46,7 @@ def read(path: Path) -> Any:
         try:
             with torch.serialization.safe_globals(_OF_NUMPY):
                 return torch.load(path, "cpu", weights_only=True)
-        except Exception as error:
+        except (pickle.UnpicklingError, RuntimeError) as error:  # what torch says of the unpickling
             if code := _CODE.search(str(error)):
                 holds = f"holds code ({code[1]}) besides tensors and plain values"
                 raise Refusal(f"{path} {holds}; it was not run") from None

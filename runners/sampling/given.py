@@ -78,7 +78,7 @@ def known_pixels(mask: str | None, shape: Shape, *, all_known: bool) -> Tensor:
         return known
     path = Path(mask)
     if not path.is_file():
-        raise Refusal(f"--mask {mask}: there is no such file")
+        raise Refusal(f"--mask {mask} does not exist")
     known &= exact_pictures(path.parent, [path.name], (1, *shape[1:]))[0] >= 128
     if known.all() or not known.any():
         colour = "white" if known.all() else "black"

@@ -342,7 +342,9 @@ class Restoration(OfImages):
                 "--restoration colorization: these images have one channel, so there is no colour to find"
             )
         if how in ("sr2", "sr4") and size % int(how[2]):
-            raise Refusal(f"--restoration {how}: data.image_size is {size}, no multiple of {how[2]}")
+            raise Refusal(
+                f"--restoration {how}: data.image_size is {size}; it must be a multiple of {how[2]}"
+            )
         self.known = known_pixels(options.mask, data.shape, all_known=how != "inpainting")
         self.degradation = DEGRADATIONS[how](self.known.float())
         self.sigma_y = options.sigma_y * (2 if data.rescaled else 1)

@@ -170,7 +170,7 @@ def test_restoration_keeps_what_is_known(run, folder_of_images, tmp_path):
     for arguments, said in (
         (("--mask", tmp_path / "other.png", "--travel", 3, 2), "mask is"),
         (("--mask", tmp_path / "white.png"), "is all white"),
-        (("--mask", tmp_path / "none.png"), "there is no such file"),
+        (("--mask", tmp_path / "none.png"), "none.png does not exist"),
         (("--travel", 0, 2), "both numbers must be at least 1"),
         (("--sample_type", "heun", "--eta", 0), "--restoration takes --sample_type generalized"),
         (("--strength", 0.3), "--strength goes with --sample --edit"),
