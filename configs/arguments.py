@@ -89,6 +89,9 @@ def _options(given: dict[str, Any]) -> Options:
     values["ckpts"] = tuple(_checkpoint_files(given.get("ckpt", [])))
     values["metrics"] = tuple(metric for metric in METRICS if metric in given.get("metrics", []))
     # Defaults that depend on other flags.
+    of_run = Path(given.get("exp", Options.exp), "logs", given.get("doc", ""), "config.yml")
+    if not {"config", "ckpt", "use_pretrained"} & given.keys() and "doc" in given and of_run.is_file():
+        given["config"] = str(of_run)
     values["config"] = given.get("config") or next(iter(values["ckpts"]), "")
     if values["mode"] == "test":
         values = {"num_samples": DEFAULT_TEST_IMAGES} | values
@@ -150,12 +153,14 @@ def _parser() -> argparse.ArgumentParser:
         help="say what a checkpoint is: anything that --ckpt takes, or a run's folder")
 
     add = parser.add_argument_group("what and where").add_argument
-    add("--config", metavar="FILE", help="a name under configs/, or a path (default: the one beside --ckpt)")
+    add("--config", metavar="FILE",
+        help="a name under configs/, or a path (default: the one beside --ckpt, or the run's)")
     add("--set", nargs="+", action="append", metavar="KEY=VALUE",
         help="change keys of the config for this command: optim.lr=0.0001 training.n_iters=1000")
     add("--exp", metavar="DIR", help=f"the folder of logs, images and data sets (default: {default.exp})")
     add("--doc", metavar="NAME", help="the run: its folder is {exp}/logs/NAME")
-    add("--data", metavar="PATH", help="the data set's own folder (default: {exp}/datasets/{its name})")
+    add("--data", metavar="PATH",
+        help="the data set's own folder (default: the run's, else {exp}/datasets/{its name})")
     add("--seed", type=_seed, nargs="+", metavar="N",
         help=f"0 to 2^32-1 (default: {default.seed}; when resuming, the run's)")
 

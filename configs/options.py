@@ -8,6 +8,7 @@ from configs import NO_OPTIM, NO_TRAINING, Config
 from configs.choices import SAMPLERS, SPACINGS, TASKS
 from configs.machine import check_memory
 from configs.refusal import Refusal, quoted
+from configs.run_record import read as read_run
 from configs.timesteps import read_timesteps
 
 DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for each image
@@ -147,6 +148,13 @@ class Options:
         return Path(self.exp, "image_samples", self.image_folder)
 
     @property
+    def run_dir(self) -> Path | None:
+        """The folder of the run that the weights are of; None where they are of no run."""
+        if self.use_pretrained or len(self.ckpts) > 1:
+            return None
+        return Path(self.ckpts[0]).parent if self.ckpts else self.log_dir
+
+    @property
     def verb(self) -> str:
         """The method of `Diffusion` that does this."""
         if self.plan:
@@ -157,6 +165,7 @@ class Options:
 
 def fit(options: Options, config: Config) -> Options:
     """The options for this config; the default S is at most its T. Raises Refusal where they do not fit."""
+    options = _as_the_run(options, config)
     T, most = config.diffusion.num_diffusion_timesteps, max(options.step_counts)
     listed = [name for name in options.skip_types if name not in SPACINGS]
     if "timesteps" not in options.given:
@@ -184,4 +193,21 @@ def fit(options: Options, config: Config) -> Options:
         raise Refusal(
             "data.logit_transform is on, so the 8-bit levels are not evenly spaced: --test has no bits/dim"
         )
+    return options
+
+
+def _as_the_run(options: Options, config: Config) -> Options:
+    """With the data path of the run that is continued or sampled, and a continued run's precision.
+
+    The command line wins. Another data set than the run's is looked for where --exp says.
+    """
+    if options.run_dir is None or (options.mode == "train" and options.resume_training is None):
+        return options
+    run = read_run(options.run_dir)
+    if run is None:
+        return options
+    if options.data is None and run.dataset == config.data.name and Path(run.data).exists():
+        options = replace(options, data=run.data)
+    if options.mode == "train" and "precision" not in options.given:
+        options = replace(options, precision=run.precision)
     return options

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,8 @@ from filelock import FileLock, Timeout
 
 from configs.refusal import Refusal
 
-LEFT_BEHIND = 60.0  # seconds; the process may be one of another machine, on a shared disk
+HERE = socket.gethostname()
+LEFT_BEHIND = 60.0  # seconds after which the file of a process on another machine is left behind
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     durable: it survives a power cut too, and several processes may write it. Otherwise one at a time may, and
     what a killed one left is replaced. Raises OSError that names the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if durable else f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{HERE}.tmp" if durable else f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     if durable:
         _remove_leftovers(path)
@@ -45,7 +47,9 @@ def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes were writing under `path`. The file of one that lives stays."""
     for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError, ValueError):
-            if time.time() - file.stat().st_mtime > LEFT_BEHIND and not _lives(int(file.name.split(".")[-2])):
+            pid, _, host = file.name[len(path.name) + 2 : -len(".tmp")].partition("@")
+            old = time.time() - file.stat().st_mtime > LEFT_BEHIND
+            if not _lives(int(pid)) if host == HERE else old:
                 file.unlink()
 
 

@@ -30,6 +30,10 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
         Folder(TASKS[options.mode](with_own_clipping(cell), diffusion)) for cell in cells.cells(options)
     ]
 
+    from_noise = [folder for folder in folders if folder.task.from_noise]
+    for timesteps, spacing in {(each.sampling.timesteps, each.options.skip_type) for each in from_noise}:
+        doubts.say_of_steps(timesteps, diffusion.alphas_cumprod, spacing)
+
     diffusion.accelerate(options.precision)
     loaded = load_weights(diffusion, folders[0].options)
     evaluator = Evaluator(options, config, diffusion.device) if options.metrics else None

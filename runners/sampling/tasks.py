@@ -34,6 +34,7 @@ class Task:
     """A way to fill a folder. Unless a task says otherwise, x_T is noise and a chain gives one picture."""
 
     keep_repeats = False  # of timesteps, where files are numbered by them
+    from_noise = True  # whether the chains begin at x_T that is drawn, not at something like an image
     one_batch = False  # whether all chains are one batch, whatever the batch size
     write: Callable[[Path, Tensor], None] | None = None  # of one file, where it is not a PNG
 
@@ -175,6 +176,8 @@ class PredictedX0(Task):
 class OfImages(Task):
     """A task whose chain i is about picture i of those that are read."""
 
+    from_noise = False
+
     def __init__(self, options: Options, diffusion: Diffusion):
         super().__init__(options, diffusion)
         self.given = Given(self.what(), options, diffusion)
@@ -279,6 +282,8 @@ class Encode(OfImages):
 class Decode(Task):
     """{i}.png, from the latents of a file."""
 
+    from_noise = False
+
     def __init__(self, options: Options, diffusion: Diffusion):
         super().__init__(options, diffusion)
         path = Path(options.decode)
@@ -330,6 +335,8 @@ class Edit(OfImages):
 
 class Restoration(OfImages):
     """{i}.png, the whole of what is left of image i, with that and the truth beside the first (DDNM)."""
+
+    from_noise = True
 
     def __init__(self, options: Options, diffusion: Diffusion):
         super().__init__(options, diffusion)

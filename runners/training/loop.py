@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from configs import Config
 from configs.options import Options
 from configs.refusal import Refusal
+from configs.run_record import RunRecord
 from datasets import Images, dataset_root, get_dataset, test_split_would_be
 from datasets.batches import Batch, load, training_order
 from datasets.scaling import as_trained_on
@@ -78,6 +80,8 @@ def train(diffusion: Diffusion, options: Options) -> None:
         logging.info(f"the run {options.log_dir} is finished at step {state.step}: there is nothing to do")
         return
 
+    doubts.say_of_training(config, last_step, _images_here(config), diffusion.device, options.precision)
+
     # Lock the run's folder, and train.
     with ExitStack() as stack:
         with distributed.main_first():
@@ -109,6 +113,8 @@ def _loop(
     config, training = diffusion.config, diffusion.config.training
     parallel = distributed.parallel(diffusion.model.train())
     network = _compiled_if_it_pays(options, diffusion, parallel, last_step)
+    if distributed.is_main():
+        run_folder.record(options, _record(options, state, compiled=network is not parallel))
     alphas_cumprod, objective = diffusion.alphas_cumprod.to(device), diffusion.objective
     losses_of = partial(noise_estimation_loss, network, alphas_cumprod=alphas_cumprod, objective=objective)
     max_norm = math.inf if config.optim.grad_clip is None else config.optim.grad_clip
@@ -218,11 +224,10 @@ def _backward(
 def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Module, steps: int) -> Model:
     """The model as the loop calls it. One forward and backward pass tells how long the steps would take.
 
-    The steps of the whole run count, so that a resumed run makes the same choice.
+    A resumed run stays as it was.
     """
     training, device = diffusion.config.training, diffusion.device
-    rows = distributed.share_of(training.batch_size)
-    n = -(-(rows.stop - rows.start) // training.accumulate)
+    n = -(-_images_here(diffusion.config) // training.accumulate)
     x = torch.zeros(n, *diffusion.image_shape, device=device)
     t = torch.zeros(n, dtype=torch.long, device=device)
 
@@ -235,9 +240,23 @@ def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Modul
     def seconds_of_run() -> float:
         return steps * training.accumulate * seconds_of(one_pass, device)
 
-    if distributed.min_over_ranks(should_compile(options.compile, device, seconds_of_run), device):
+    choice = run_folder.compile_choice(options, device.type)
+    if distributed.min_over_ranks(should_compile(choice, device, seconds_of_run), device):
         return CompiledForBatches(model, n, graphs=training.accumulate == 1)
     return model
+
+
+def _images_here(config: Config) -> int:
+    """Images of a batch that this process takes."""
+    rows = distributed.share_of(config.training.batch_size)
+    return rows.stop - rows.start
+
+
+def _record(options: Options, state: TrainingState, *, compiled: bool) -> RunRecord:
+    data = state.diffusion.config.data
+    root = str(dataset_root(data, options.exp, options.data).absolute())
+    kind = state.diffusion.device.type
+    return RunRecord(data.name, root, state.seed, options.precision, kind, compiled)
 
 
 def final_step(state: TrainingState, length: int) -> int:

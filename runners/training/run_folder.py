@@ -11,6 +11,8 @@ from pathlib import Path
 from configs import Config, TrainingConfig, load_config, to_yaml
 from configs.options import Options
 from configs.refusal import Refusal
+from configs.run_record import NAME, RunRecord, as_yaml
+from configs.run_record import read as read_run
 from functions.disk import files
 from functions.runtime import distributed
 from functions.weights import load_checkpoint, native, weights_hash
@@ -96,6 +98,19 @@ def begin(options: Options, config: Config) -> None:
     files.write_text(options.log_dir / "config.yml", to_yaml(config))
 
 
+def record(options: Options, run: RunRecord) -> None:
+    """Keep what --doc alone will need."""
+    files.write_text(options.log_dir / NAME, as_yaml(run))
+
+
+def compile_choice(options: Options, device: str) -> str:
+    """--compile; auto continues as the run was on such a device, not as a new timing would have it."""
+    run = read_run(options.log_dir)
+    if options.compile != "auto" or run is None or run.device != device:
+        return options.compile
+    return "on" if run.compiled else "off"
+
+
 def stopped_at(step: int, name: str, options: Options) -> str:
     """What is said when the signal `name` stopped the run: its last step, and the command to go on."""
     words = [word for word in options.argv if word != "--ni"]
@@ -107,12 +122,10 @@ def stopped_at(step: int, name: str, options: Options) -> str:
 
 def what_next(options: Options, T: int) -> list[str]:
     """What is said at the end of a run of T timesteps: the commands to sample from it and to measure it."""
-    words = ["--config", str(options.log_dir / "config.yml"), "--exp", options.exp, "--doc", options.doc]
-    words += ["--sample", "--fid", "--timesteps", str(min(50, T))]
-    of_data = ["--data", options.data] if options.data else []
+    words = ["--exp", options.exp, "--doc", options.doc, "--sample", "--fid", "--timesteps", str(min(50, T))]
     ways = {
         "to sample": [*words, "--num_samples", "64", "-i", options.doc],
-        "to measure": [*words, *of_data, "-i", f"{options.doc}_fid", "--metrics", "fid"],
+        "to measure": [*words, "-i", f"{options.doc}_fid", "--metrics", "fid"],
     }
     return [f"{what}: {shlex.join(['python', 'main.py', *way])}" for what, way in ways.items()]
 
