@@ -107,7 +107,8 @@ def _checkpoint_files(given: list[str]) -> list[str]:
     found: list[str] = []
     for name in given:
         if Path(name).exists() or not glob.has_magic(name):
-            found.append(name)
+            of_run = Path(name, "ckpt.pth")
+            found.append(str(of_run) if of_run.is_file() else name)
             continue
         matches = sorted(glob.glob(name), key=lambda path: [int(part) for part in re.findall(r"\d+", path)])
         if not matches:
@@ -172,9 +173,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("weights, for --sample, --test, --export and training").add_argument
     add("--ckpt", nargs="+", metavar="PATH",
-        help="a checkpoint file or a pattern of files, a diffusers folder, hf://owner/name, or a published "
-             "name such as ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id); training starts "
-             "from it")
+        help="a checkpoint, a pattern of files, a run's folder, a diffusers folder, hf://owner/name, or a "
+             "published name, as ema_cifar10 (default: the run's ckpt.pth, or sampling.ckpt_id). Training "
+             "starts from it")
     add("--use_pretrained", **switch, help="the published, or shipped, EMA weights of the config's data set")
     add("--weights", choices=["ema", "raw"], metavar="W",
         help="ema or raw (default: ema where the file has them)")

@@ -39,6 +39,8 @@ def with_own_clipping(options: Options) -> Options:
     ckpt = options.ckpt
     if options.clip_x0 is not None or ckpt is None:
         return options
+    if options.plan and not Path(ckpt).exists():
+        return options  # it would take a download to know
     path = pretrained.locate(ckpt)
     clip_x0, key = diffusers_config.clipping(path) if diffusers_config.is_folder(path) else ("off", "")
     if clip_x0 == "off":

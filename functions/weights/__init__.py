@@ -35,7 +35,8 @@ def _identify(path: Path) -> tuple[str, Checkpoint]:
     if diffusers_config.is_folder(path):
         return diffusers.load(path)
     if not path.is_file():
-        raise Refusal(f"there is no checkpoint at {path}" + (", which is a folder" if path.is_dir() else ""))
+        needed = ": the folder has neither a run's ckpt.pth nor diffusers' config.json"
+        raise Refusal(f"there is no checkpoint at {path}{needed if path.is_dir() else ''}")
     content = storage.read(path)
     if checkpoint := native.unpack(content):
         return "this program's checkpoint", checkpoint

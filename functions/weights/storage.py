@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,18 @@ _OF_NUMPY += [
 _MISTAKEN: list[tuple[tuple[bytes, ...], str]] = [
     ((b"<!doctype html", b"<html"), "a web page, not a checkpoint: its download failed; fetch it again"),
     ((b"version https://git-lfs",), "a pointer of git LFS, not the file itself: git lfs pull fetches it"),
-    ((b"\x89png", b"\xff\xd8\xff", b"gif8"), "a picture, not a checkpoint"),
+    ((b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff"), "a picture, not a checkpoint"),
+    ((b"\x89hdf",), "an HDF5 file, as Keras writes; the network here is PyTorch's"),
+    ((b"gguf",), "a GGUF file, which holds a language model"),
+]
+# Of zip files: how some name in them ends, and what they are.
+_ARCHIVES: list[tuple[tuple[str, ...], str]] = [
+    (
+        ("models/model.json", "serialized_exported_program.json"),
+        "an exported program, not weights: --features takes it",
+    ),
+    (("/constants.pkl",), "a TorchScript program, not weights: save the state_dict() of its module"),
+    ((".npy",), "numpy's arrays, not weights: --reference takes mu and sigma, --decode takes latents"),
 ]
 _CODE = re.compile(r"(?:Unsupported (?:global|class)\S*|GLOBAL)[: ]+(?:GLOBAL )?([\w.]+)")
 
@@ -44,14 +56,15 @@ def read(path: Path) -> Any:
             return load_file(path)
         _check_archive(path)
         try:
-            with torch.serialization.safe_globals(_OF_NUMPY):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_OF_NUMPY):
+                warnings.simplefilter("ignore")  # of how other programs pickled
                 return torch.load(path, "cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError) as error:  # what torch says of the unpickling
             if code := _CODE.search(str(error)):
                 holds = f"holds code ({code[1]}) besides tensors and plain values"
                 raise Refusal(f"{path} {holds}; it was not run") from None
             if "Unsupported operand" in str(error):
-                raise ValueError("torch cannot read it") from None
+                raise ValueError("it is neither torch's nor safetensors") from None
             raise
 
 
@@ -59,20 +72,31 @@ def _check_kind(path: Path) -> None:
     """Raise Refusal for what people name by mistake, and say what it is."""
     with open(path, "rb") as file:
         begin = file.read(64)
+    if not begin:
+        raise Refusal(f"{path} is empty: its download, or the copy, failed")
     for signatures, what in _MISTAKEN:
         if begin.lstrip().lower().startswith(signatures):
             raise Refusal(f"{path} is {what}")
-    if is_program(path):
-        raise Refusal(f"{path} is an exported program, not weights: --features takes it")
+    if begin.isascii() and begin.decode().replace("\n", "").replace("\t", "").isprintable():
+        raise Refusal(f"{path} is a text file, not a checkpoint")
+    for endings, what in _ARCHIVES:
+        if _has_name(path, endings):
+            raise Refusal(f"{path} is {what}")
+    if zipfile.is_zipfile(path) and not _has_name(path, ("data.pkl",)):
+        raise Refusal(f"{path} is a zip file without a checkpoint of torch's in it")
 
 
 def is_program(path: Path) -> bool:
     """Whether `path` is an archive of torch.export, by the graph in it."""
+    return _has_name(path, _ARCHIVES[0][0])
+
+
+def _has_name(path: Path, endings: tuple[str, ...]) -> bool:
+    """Whether `path` is a zip file with a name in it that ends so."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        graphs = ("models/model.json", "serialized_exported_program.json")
-        return any(name.endswith(graphs) for name in archive.namelist())
+        return any(name.endswith(endings) for name in archive.namelist())
 
 
 def _check_archive(path: Path) -> None:

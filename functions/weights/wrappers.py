@@ -4,7 +4,9 @@ torch.compile, DataParallel, Lightning and classes that hold a network prefix ea
 Only this module removes that.
 """
 
+import logging
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -40,7 +42,44 @@ def find(content: Any, source: str) -> Weights | None:
         if len(found) > 1:
             places = ", ".join(repr(place) for place in found)
             raise Refusal(f"{source} holds {len(found)} {kind}, {places}; save the one you mean by itself")
-    return Weights(*(next(iter(found.values()), None) for found in (raw, ema))) if sets else None
+    if not sets:
+        return None
+    weights = Weights(*(next(iter(found.values()), None) for found in (raw, ema)))
+    if weights.raw is not None and weights.ema is None:
+        weights = weights._replace(ema=_average_without_names(content, weights.raw, source))
+    return weights
+
+
+def _average_without_names(content: Any, raw: dict[str, Tensor], source: str) -> dict[str, Tensor] | None:
+    """An average kept as a list in the order of the parameters, such as shadow_params, where one fits `raw`.
+
+    Raises Refusal where several do.
+    """
+    lists = dict(_lists(content, "", _DEPTH))
+    shapes = [value.shape for value in raw.values()]
+    fitting = {place: tensors for place, tensors in lists.items() if [t.shape for t in tensors] == shapes}
+    if len(fitting) > 1:
+        places = ", ".join(map(repr, fitting))
+        raise Refusal(f"{source} holds {len(fitting)} averages, {places}; save the one you mean by itself")
+    for place in lists.keys() - fitting.keys():
+        logging.warning(
+            f"{source}: {place!r} is left out: its tensors are not those of the network, in order"
+        )
+    for place, tensors in fitting.items():
+        logging.info(f"{source}: {place!r} is taken as the average, in the order of the network's parameters")
+        return dict(zip(raw, tensors, strict=True))
+    return None
+
+
+def _lists(content: Any, place: str, depth: int) -> Iterator[tuple[str, list[Tensor]]]:
+    """Each list of tensors, and where it is."""
+    inside = content
+    if isinstance(content, list | tuple):
+        if content and all(isinstance(value, Tensor) for value in content):
+            yield place.rstrip("."), list(content)
+        inside = dict(enumerate(content))
+    for key, value in inside.items() if depth and isinstance(inside, dict) else ():
+        yield from _lists(value, f"{place}{key}.", depth - 1)
 
 
 def describe(content: Any) -> str:

@@ -16,7 +16,7 @@ from functions.runtime import distributed
 from functions.runtime.compilation import seconds_of
 from runners.diffusion import Diffusion
 from runners.evaluation import reference
-from runners.load import load_weights, local_checkpoint
+from runners.load import load_weights, local_checkpoint, with_own_clipping
 from runners.sampling.cells import cells
 from runners.sampling.folder import Folder
 from runners.sampling.tasks import TASKS
@@ -53,7 +53,7 @@ def plan(diffusion: Diffusion, options: Options) -> None:
 def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
     """Two lines for each folder, and their sum."""
     made, evaluations = 0, 0
-    folders = [Folder(TASKS[options.mode](cell, diffusion)) for cell in cells(options)]
+    folders = [Folder(TASKS[options.mode](with_own_clipping(cell), diffusion)) for cell in cells(options)]
     n = len(folders[0].files)
     batch_size = n if folders[0].task.one_batch else Speed(options, diffusion, n).batch_size()
     for k, folder in enumerate(folders):

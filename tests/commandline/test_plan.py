@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from support.pipelines import pipeline
 from support.program import files_below, main, refuses, small_config
 
 
@@ -76,3 +77,10 @@ def test_data_that_would_have_to_be_fetched_are_not(plan, run, tmp_path):
     before = files_below(tmp_path)
     said = main("--config", config, "--exp", tmp_path, "--doc", "d", "--plan").stdout
     assert "of 60,000 images" in said and files_below(tmp_path) == before
+
+
+def test_the_plan_of_a_folder_that_clips_is_of_what_was_made(tmp_path):
+    folder = pipeline(tmp_path / "pipe", clip_sample=True)
+    command = ("--ckpt", folder, "--exp", tmp_path, "--sample --fid --num_samples 2 --timesteps 2")
+    main(*command)
+    assert "0 images to make, 2 already there" in main(*command, "--plan").stdout

@@ -220,6 +220,8 @@ def test_metrics_that_cannot_be_computed_are_refused(run, measured, extractor, t
     empty.mkdir()
     np.savez(tmp_path / "small.npz", mu=np.zeros(4), sigma=np.eye(4))
     np.savez(tmp_path / "nan.npz", mu=np.zeros(16), sigma=np.full((16, 16), np.nan))
+    np.savez(tmp_path / "skew.npz", mu=np.zeros(16), sigma=np.eye(16) + 5 * np.eye(16, k=1))
+    np.savez(tmp_path / "below.npz", mu=np.zeros(16), sigma=np.diag([1.0] * 15 + [-1]))
     np.savez(tmp_path / "other.npz", mean=np.zeros(16))
     np.savez(tmp_path / "pickled.npz", mu=np.array([{}]), sigma=np.zeros(1))
     with_program = ("--features", extractor)
@@ -229,6 +231,8 @@ def test_metrics_that_cannot_be_computed_are_refused(run, measured, extractor, t
         (["fid", *with_program, "--reference", tmp_path / "no"], ["no such folder", "train, test"]),
         (["fid", *with_program, "--reference", tmp_path / "small.npz"], ["mu (4,)", "16 features"]),
         (["fid", *with_program, "--reference", tmp_path / "nan.npz"], ["not finite"]),
+        (["fid", *with_program, "--reference", tmp_path / "skew.npz"], ["sigma is not symmetric"]),
+        (["fid", *with_program, "--reference", tmp_path / "below.npz"], ["sigma has the eigenvalue -1;"]),
         (["fid", *with_program, "--reference", tmp_path / "other.npz"], ["mu and sigma"]),
         (["fid", *with_program, "--reference", tmp_path / "pickled.npz"], ["mu and sigma"]),
         (["fid", *with_program, "--reference", tmp_path / "no.npz"], ["no.npz", "mu and sigma"]),

@@ -12,6 +12,7 @@ from configs import load_config
 from configs.options import Options
 from configs.run_record import RunRecord, as_yaml, read
 from runners import doubts
+from runners.diffusion import Diffusion
 from runners.training.run_folder import compile_choice
 
 
@@ -100,5 +101,19 @@ def test_one_step_from_t_0_is_told(run, tmp_path):
     command = ("--exp", run.exp, "--doc d --sample --fid --num_samples 1 --timesteps 1 -i")
     said = main(*command, tmp_path / "a").stderr
     assert "the first step is at t = 0, where ᾱ is 1" in said and "--skip_type trailing" in said
-    # small_config's schedule leaves ᾱ 0.37 at T: it is told otherwise.
+    # small_config's schedule leaves ᾱ 0.35 at T: it is told otherwise.
     assert "the first step" not in main(*command, tmp_path / "b", "--skip_type trailing").stderr
+
+
+def test_a_schedule_that_leaves_signal_and_attention_without_a_level_are_told(run, tmp_path, caplog):
+    """In training and in sampling; DDPM's own schedule and attention are not."""
+    sample = ("--sample --fid --num_samples 1 --timesteps 2 --exp", tmp_path, "--doc d")
+    said = main("--ckpt", run.exp / "logs" / "d", *sample).stderr
+    for text in (run.stderr, said):  # ᾱ is e^-1.05, but for terms in β²
+        assert "the schedule leaves signal at its end: ᾱ is 0.35 at the last of 1000" in text
+    config = load_config("cifar10.yml")
+    alphas_cumprod = Diffusion(config, "cpu").alphas_cumprod
+    doubts.say(config, alphas_cumprod)
+    assert not caplog.text
+    doubts.say(replace(config, model=replace(config.model, attn_resolutions=(16, 20))), alphas_cumprod)
+    assert "attn_resolutions has 20, and no level" in caplog.text

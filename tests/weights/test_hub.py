@@ -6,7 +6,7 @@ from hashlib import sha1, sha256
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.pipelines import pipeline
 from support.program import files_below, main, refuses
 from support.server import body
@@ -83,6 +83,29 @@ def test_a_repository_with_a_pickle_is_read_too(hub, tmp_path):
     path = pretrained.locate(f"hf://{REPOSITORY}")
     assert load_checkpoint(path).model.keys() == load_checkpoint(folder).model.keys()
     assert pretrained.own_config(f"hf://{REPOSITORY}") == diffusers_config.read(folder)
+
+
+@pytest.mark.parametrize("kind", ["half precision", "shards"])
+def test_a_repository_without_the_usual_file_is_read_too(hub, tmp_path, kind):
+    folder = pipeline(tmp_path / "source")
+    weights, unet = hub_weights(folder), folder / "unet"
+    (unet / diffusers_files.SAFETENSORS).unlink()
+    if kind == "shards":
+        names, places = list(weights), {}
+        for k, part in enumerate((names[:5], names[5:])):
+            shard = f"{diffusers_files.STEM}-0000{k + 1}-of-00002.safetensors"
+            save_file({name: weights[name] for name in part}, unet / shard)
+            places |= dict.fromkeys(part, shard)
+        index = unet / f"{diffusers_files.SAFETENSORS}.index.json"
+        index.write_text(json.dumps({"weight_map": places}))
+    else:
+        half = {name: value.half() for name, value in weights.items()}
+        save_file(half, unet / f"{diffusers_files.STEM}.fp16.safetensors")
+    serve_repository(hub, folder)
+    fetched = load_checkpoint(pretrained.locate(f"hf://{REPOSITORY}")).model
+    expected = load_checkpoint(folder).model
+    assert fetched.keys() == expected.keys()
+    assert all(torch.equal(fetched[name], expected[name]) for name in expected)
 
 
 def test_a_corrupt_file_of_the_hubs_cache_is_fetched_again(hub, tmp_path):

@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 import socket
+import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -164,3 +166,32 @@ def test_the_architecture_is_read_from_names_and_shapes(name):
 
 def test_a_runs_folder_stands_for_its_last_checkpoint(run):
     assert main("--inspect", run.exp / "logs" / "d").stdout == main("--inspect", run.ckpt).stdout
+
+
+MISTAKES = {
+    "page.ckpt": (b"<!DOCTYPE html><html>no such file</html>", "a web page"),
+    "pointer.ckpt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git LFS"),
+    "picture.ckpt": (b"\x89PNG\r\n\x1a\n" + bytes(60), "a picture"),
+    "notes.ckpt": (b"epoch 3\nloss 29\n", "a text file"),
+    "keras.ckpt": (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file"),
+    "empty.ckpt": (b"", "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_is_named_by_mistake_is_told_alike_everywhere(tmp_path, name):
+    content, says = MISTAKES[name]
+    (tmp_path / name).write_bytes(content)
+    told_by_inspect = main("--inspect", tmp_path / name, code=2).stderr
+    command = ("--config digits.yml --sample --fid --exp", tmp_path, "--ckpt", tmp_path / name)
+    assert says in told_by_inspect and main(*command, code=2).stderr == told_by_inspect
+
+
+def test_archives_that_are_not_checkpoints_are_told(tmp_path, extractor):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("a.png", b"")
+    refuses("--inspect", tmp_path / "a.npz", says=["numpy's arrays", "--reference"], tree=tmp_path)
+    refuses("--inspect", tmp_path / "b.zip", says=["a zip file without a checkpoint"], tree=tmp_path)
+    refuses("--inspect", extractor, says=["an exported program", "--features"], tree=tmp_path)
+    refuses("--inspect", tmp_path, says=["neither a run's ckpt.pth nor diffusers'"], tree=tmp_path)

@@ -81,6 +81,20 @@ def test_what_is_not_clear_is_named(tmp_path, weights):
         load_checkpoint(tmp_path / "other")
 
 
+def test_an_average_without_names_is_paired_in_order_or_named(tmp_path, weights, caplog):
+    shadow = [value + 1 for value in weights.values()]
+    torch.save({"model": weights, "ema": {"decay": 0.9, "shadow_params": shadow}}, tmp_path / "a")
+    checkpoint = load_checkpoint(tmp_path / "a")
+    assert equal(checkpoint.model, weights)
+    assert equal(checkpoint.ema, {name: value + 1 for name, value in weights.items()})
+    torch.save({"model": weights, "ema": {"shadow_params": shadow[1:]}}, tmp_path / "b")
+    assert load_checkpoint(tmp_path / "b").ema is None
+    assert "'ema.shadow_params' is left out" in caplog.text
+    torch.save({"model": weights, "one": shadow, "two": shadow}, tmp_path / "c")
+    with pytest.raises(Refusal, match="2 averages, 'one', 'two'"):
+        load_checkpoint(tmp_path / "c")
+
+
 def test_numpys_numbers_are_data_and_code_is_code(tmp_path, weights):
     numbers = {"loss": np.float64(1.5), "n": np.int32(3), "dtype": np.dtype("float32"), "array": np.arange(3)}
     torch.save({"model": weights, **numbers}, tmp_path / "numbers")
