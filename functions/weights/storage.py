@@ -73,7 +73,7 @@ def _check_kind(path: Path) -> None:
     with open(path, "rb") as file:
         begin = file.read(64)
     if not begin:
-        raise Refusal(f"{path} is empty: its download, or the copy, failed")
+        raise Refusal(f"{path} is damaged: it is empty; its download, or the copy, failed")
     for signatures, what in _MISTAKEN:
         if begin.lstrip().lower().startswith(signatures):
             raise Refusal(f"{path} is {what}")

@@ -189,9 +189,9 @@ def test_checkpoints_that_are_wrong(tmp_path, run):
     for size in (5, 100, 1000, len(old) // 2, len(old) - 1):
         contents[f"old{size}.pth"] = (None, ["damaged or not a checkpoint"])
         (tmp_path / f"old{size}.pth").write_bytes(old[:size])
-    contents["text.pth"] = (None, ["damaged or not a checkpoint"])
+    contents["text.pth"] = (None, ["is a text file, not a checkpoint"])
     (tmp_path / "text.pth").write_text("hello")
-    contents["empty.pth"] = (None, ["damaged or not a checkpoint"])
+    contents["empty.pth"] = (None, ["is damaged: it is empty"])
     (tmp_path / "empty.pth").touch()
     for name, (_, says) in contents.items():
         sample = ("--config", run.config, "--ckpt", name, "--sample", "--fid", "--num_samples", 1)

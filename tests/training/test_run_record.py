@@ -105,12 +105,15 @@ def test_one_step_from_t_0_is_told(run, tmp_path):
     assert "the first step" not in main(*command, tmp_path / "b", "--skip_type trailing").stderr
 
 
-def test_a_schedule_that_leaves_signal_and_attention_without_a_level_are_told(run, tmp_path, caplog):
-    """In training and in sampling; DDPM's own schedule and attention are not."""
+def test_a_schedule_that_leaves_signal_is_told(run, tmp_path):
     sample = ("--sample --fid --num_samples 1 --timesteps 2 --exp", tmp_path, "--doc d")
     said = main("--ckpt", run.exp / "logs" / "d", *sample).stderr
     for text in (run.stderr, said):  # ᾱ is e^-1.05, but for terms in β²
         assert "the schedule leaves signal at its end: ᾱ is 0.35 at the last of 1000" in text
+
+
+def test_attention_that_no_level_has_is_told(caplog):
+    """And nothing is said of DDPM's own schedule and attention."""
     config = load_config("cifar10.yml")
     alphas_cumprod = Diffusion(config, "cpu").alphas_cumprod
     doubts.say(config, alphas_cumprod)

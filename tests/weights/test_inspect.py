@@ -174,7 +174,7 @@ MISTAKES = {
     "picture.ckpt": (b"\x89PNG\r\n\x1a\n" + bytes(60), "a picture"),
     "notes.ckpt": (b"epoch 3\nloss 29\n", "a text file"),
     "keras.ckpt": (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file"),
-    "empty.ckpt": (b"", "is empty"),
+    "empty.ckpt": (b"", "it is empty"),
 }
 
 
