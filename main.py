@@ -1,5 +1,6 @@
 """The command line of DDIM: train, sample, evaluate. `python main.py --help`."""
 
+import errno
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from configs.arguments import parse
 from configs.options import Options, fit
 from configs.refusal import Refusal, one_line
 
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 INTERRUPTED = (
     "interrupted; nothing is lost: images go on with the same command, training with --resume_training"
 )
@@ -49,6 +51,9 @@ def main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails too
         return 1
     except (OSError, FloatingPointError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            where = f"{error.filename} cannot be used ({error.strerror})"
+            return _fail(f"{where}; --exp names the folder for all that is written", 2, debug)
         return _fail(error, 1, debug)
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, 130, False)

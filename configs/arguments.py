@@ -43,6 +43,10 @@ More: README.md and docs/.
 
 def parse(argv: list[str]) -> Options:
     """The checked options. Raises Refusal with one sentence; --help exits."""
+    if not argv:
+        raise Refusal(
+            f"nothing is asked; usage: {_parser().usage}; --help shows every flag and an example of each task"
+        )
     arguments, unknown = _parser().parse_known_args(argv)
     if unknown:
         raise Refusal(f"unknown argument {unknown[0]}{_meant(unknown[0])}")

@@ -28,4 +28,6 @@ def or_by_hand(name: str, root: Path, put: str, *also: type[Exception], below: s
             with suppress(OSError):  # rmdir removes empty folders only
                 folder.rmdir()
         why = f"could not be downloaded ({type(error).__name__})"
-        raise Refusal(f"{name} is not in {root} and {why}: put {put} there") from None
+        raise Refusal(
+            f"{name} is not in {root} and {why}: put {put} there, or name the folder that has it with --data"
+        ) from None

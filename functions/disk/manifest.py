@@ -18,10 +18,13 @@ from functions.disk import files
 NAME = "manifest.json"
 
 
-def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, Any] | None:
+def check(
+    folder: Path, decides: dict[str, Any], num_samples: int, record: dict[str, Any]
+) -> dict[str, Any] | None:
     """The manifest of the same run, for at most as many images; None where `folder` is new or empty.
 
     decides: everything that decides the pixels, as plain JSON. Raises Refusal with the first difference.
+    record: as `claim` takes it, or a part of it; it names what differs.
     """
     manifest = _read(folder)
     if manifest is None:
@@ -30,7 +33,8 @@ def check(folder: Path, decides: dict[str, Any], num_samples: int) -> dict[str, 
             holds = "images" if any(path.suffix == ".png" for path in others) else "other files"
             raise _refusal(folder, f"it holds {holds} and no {NAME} that says how they were made")
         return None
-    difference = first_difference(manifest["decides"], decides)
+    parts = manifest["parts"]
+    difference = first_difference(manifest["decides"], decides, parts[-1] if parts else {}, record)
     if difference:
         raise _refusal(folder, difference)
     if num_samples < manifest["num_samples"]:
@@ -45,7 +49,7 @@ def claim(folder: Path, decides: dict[str, Any], num_samples: int, record: dict[
 
     record: what else is worth knowing of these images. It is never compared.
     """
-    manifest = check(folder, decides, num_samples)
+    manifest = check(folder, decides, num_samples, record)
     if manifest is not None and manifest["num_samples"] == num_samples:
         return
     date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -56,12 +60,31 @@ def claim(folder: Path, decides: dict[str, Any], num_samples: int, record: dict[
     files.write_text(folder / NAME, json.dumps(content, indent=1) + "\n")
 
 
-def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
-    """The first key that differs between two descriptions of what decides images, in words."""
+def first_difference(
+    theirs: dict[str, Any], ours: dict[str, Any], their_record: dict[str, Any], our_record: dict[str, Any]
+) -> str | None:
+    """The first key that differs between two descriptions of what decides images, in words.
+
+    The records, as `claim` takes them, tell what a hash or a list of timesteps does not.
+    """
     for key in [*ours, *(key for key in theirs if key not in ours)]:
         if theirs.get(key) != ours.get(key):
-            return f"{key} is {_describe(theirs.get(key))} there and {_describe(ours.get(key))} here"
+            there, here = (
+                _told(key, _describe(decides.get(key)), record)
+                for decides, record in ((theirs, their_record), (ours, our_record))
+            )
+            return f"{key} is {there} there and {here} here"
     return None
+
+
+def _told(key: str, value: str, record: dict[str, Any]) -> str:
+    """A value in words, with what a record knows of it. Those of earlier versions lack some of this."""
+    if key == "timesteps" and "spacing" in record:
+        return f"{value} ({record['spacing']})"
+    if key == "weights" and "checkpoint" in record:
+        step = f", step {record['step']}" if record.get("step") else ""
+        return f"{record['checkpoint']} ({record.get('kind')}{step}, hash {value[:8]}…)"
+    return value
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

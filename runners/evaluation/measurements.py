@@ -57,7 +57,7 @@ def _read(folder: Path, identity: dict[str, Any]) -> list[Measurement]:
         logging.warning(f"{error}; it is written anew")
         return []
     if decides != identity:
-        difference = f"{manifest.first_difference(decides, identity)}; name another folder with -i"
+        difference = f"{manifest.first_difference(decides, identity, {}, {})}; name another folder with -i"
         raise Refusal(f"{path} holds the numbers of other images: {difference}")
     return measurements
 

@@ -75,9 +75,17 @@ class Folder:
             **self.task.reads(),
         }  # fmt: skip
 
-    def check(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def record(self, loaded: Loaded) -> dict[str, Any]:
+        """What the manifest tells of weights and timesteps, beside what it compares."""
+        return {
+            "checkpoint": str(loaded.path), "kind": loaded.kind, "step": loaded.step,
+            "spacing": f"{self.options.S} {self.options.spacing_label} steps",
+        }  # fmt: skip
+
+    def check(self, loaded: Loaded) -> dict[str, Any]:
         """How the manifest says the last images were made. Raises Refusal for the folder of another run."""
-        content = manifest.check(self.path, identity, len(self.names))
+        identity = self.identity(loaded.hash)
+        content = manifest.check(self.path, identity, len(self.names), self.record(loaded))
         return content["parts"][-1] if content and content["parts"] else {}
 
     @contextmanager
@@ -114,7 +122,7 @@ def fill(
 
     # Refuse a folder with other images. Return early if this one is complete and measured.
     identity = folder.identity(loaded.hash)
-    previous = folder.check(identity)
+    previous = folder.check(loaded)
     if evaluator:
         measured = measurements.find(path, identity, evaluator.deciding(n), evaluator.metrics)
         if measured and reuse and (not options.keep_images or not folder.missing()):
@@ -126,9 +134,9 @@ def fill(
     evaluations = sum(each.evaluations(batch_size) for each in (folder, *later))
     compiled = speed.compile_if_it_pays(batch_size, evaluations, previous)
 
-    record = {
-        "checkpoint": str(loaded.path), "kind": loaded.kind, "config": options.config,
-        "device": str(diffusion.device), "batch_size": batch_size, "compiled": compiled,
+    record = folder.record(loaded) | {
+        "config": options.config, "device": str(diffusion.device), "batch_size": batch_size,
+        "compiled": compiled,
     }  # fmt: skip
     with folder.locked(identity, record) as missing:
         _announce(folder, missing, batch_size, identity["precision"])

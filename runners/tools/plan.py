@@ -16,7 +16,7 @@ from functions.runtime import distributed
 from functions.runtime.compilation import seconds_of
 from runners.diffusion import Diffusion
 from runners.evaluation import reference
-from runners.load import load_weights, local_checkpoint, with_own_clipping
+from runners.load import Loaded, load_weights, local_checkpoint, with_own_clipping
 from runners.sampling.cells import cells
 from runners.sampling.folder import Folder
 from runners.sampling.tasks import TASKS
@@ -59,9 +59,9 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
     for k, folder in enumerate(folders):
         # Refuse another run's folder, as the command would.
         if not k or folder.options.ckpts != folders[k - 1].options.ckpts:
-            weights = _weights_there(diffusion, folder.options)
-        if weights:
-            folder.check(folder.identity(weights))
+            loaded = _weights_there(diffusion, folder.options)
+        if loaded:
+            folder.check(loaded)
 
         # Say which steps it takes and what is missing.
         S, steps, missing = folder.options.S, folder.sampling.timesteps, folder.missing()
@@ -92,13 +92,13 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
     _print_time(diffusion, evaluations, batch_size, diffusion.evaluate)
 
 
-def _weights_there(diffusion: Diffusion, options: Options) -> str:
-    """Load the weights if that takes no download. Returns their hash, or nothing where they are missing."""
+def _weights_there(diffusion: Diffusion, options: Options) -> Loaded | None:
+    """Load the weights if that takes no download. Returns None where they are missing."""
     path = local_checkpoint(options, diffusion.config)
     if path.exists():
-        return load_weights(diffusion, options).hash
+        return load_weights(diffusion, options)
     print(f"weights: {path}, which are not there yet")
-    return ""
+    return None
 
 
 def _plan_training(diffusion: Diffusion, options: Options, n: int) -> None:

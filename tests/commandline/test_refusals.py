@@ -76,7 +76,9 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
 @pytest.mark.parametrize(
     "arguments, says",
     [
+        ([], ["usage: main.py --config FILE", "--help"]),
         (["--doc", "d"], ["--config"]),
+        (["--config", "digits.yml", "--doc", "d", "--n_iters", "9"], ["--set training.n_iters=…"]),
         (["--config", "cifar01.yml", "--doc", "d"], ["'cifar01.yml'", "did you mean 'cifar10.yml'?"]),
         (["--config", "digits.yml"], ["--doc is missing"]),
         (["--config", "digits.yml", "--doc", ""], ["--doc is ''"]),
@@ -204,6 +206,12 @@ def test_weights_that_are_not_there(tmp_path, run):
     torch.save(torch.load(run.ckpt, weights_only=True)["model"], tmp_path / "bare.pth")
     sample = ("--config", run.config, "--exp", tmp_path, "--ckpt", tmp_path / "bare.pth")
     refuses(*sample, "--sample", "--fid", "--weights", "ema", says=("no EMA", "--weights raw"), tree=tmp_path)
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys"), reason="needs a folder in which root cannot write either")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    command = ("--config", "digits.yml", "--exp", "/sys/ddim", "--doc", "d", "--ni")
+    refuses(*command, says=("/sys/ddim", "cannot be used", "--exp"), tree=tmp_path)
 
 
 def test_a_schedule_that_cannot_be_sampled_from_its_end(tmp_path, run):

@@ -112,7 +112,7 @@ def test_damaged_fashion_mnist_is_named(tmp_path):
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("cifar10", ["CIFAR10", "put the folder cifar-10-batches-py"]),
+        ("cifar10", ["CIFAR10", "put the folder cifar-10-batches-py", "--data"]),
         ("fashion_mnist", ["FASHION_MNIST", "put the four *-ubyte.gz"]),
         ("celeba", ["CELEBA", "put the folder img_align_celeba and list_eval_partition.txt"]),
     ],
