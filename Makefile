@@ -1,11 +1,12 @@
 # make demo: samples of the network that lies in models/pretrained, then digits from nothing to samples.
-# make test: the whole suite. make lint: style and types. All install what they need into .venv first.
+# make test: the whole suite. make lint: style and types.
+# make fuzz: the readers of files, at length. All install what they need into .venv first.
 # `make demo EXP=folder` for another folder than demo/, DIGITS=file for another config than digits.yml.
 PYTHON ?= python3
 EXP ?= demo
 DIGITS ?= digits.yml
 
-.PHONY: demo fashion digits test lint
+.PHONY: demo fashion digits test lint fuzz
 .DELETE_ON_ERROR:
 
 main := .venv/bin/python main.py --exp $(EXP)
@@ -38,6 +39,11 @@ digits: fashion
 # A process a core, one thread each: threads of two networks at once would wait for one another.
 test: .venv/dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
+
+# Inputs that lie, CASES of them, by other chances than the suite's. They take about an hour.
+CASES ?= 100000
+fuzz: .venv/dev
+	FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q tests/faults/test_fuzz.py
 
 lint: .venv/dev
 	.venv/bin/ruff check .

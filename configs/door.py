@@ -50,7 +50,7 @@ def reading(path: object, what: str, missing_is_told: bool = True) -> Iterator[N
         raise
     except FileNotFoundError:
         if missing_is_told:
-            raise Refusal(f"there is no {path}; it should be {what}") from None
+            raise Refusal(f"{path} does not exist; it should be {what}") from None
         raise
     except MemoryError:
         raise Refusal(f"{path} needs more memory than there is; is it {what}?") from None

@@ -4,6 +4,7 @@ import reprlib
 from difflib import get_close_matches
 
 LONGEST = 80  # characters of a value in a sentence
+WHOLE = 1000  # of a sentence
 _short = reprlib.Repr()  # of containers a few items: YAML's aliases can make one whose repr never ends
 _short.maxstring = _short.maxother = 2 * LONGEST
 
@@ -12,7 +13,11 @@ class Refusal(ValueError):
     """A user's mistake, told in one sentence: what was wrong, the value, what would be right.
 
     main.py prints it and ends with exit code 2. Any other ValueError is a bug and keeps its traceback.
+    Whatever a name or a value in it holds, it is one line of at most 1,000 characters.
     """
+
+    def __init__(self, sentence: str):
+        super().__init__(short(sentence, WHOLE))
 
 
 def nearest(word: object, choices: list[str]) -> str:

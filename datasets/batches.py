@@ -87,7 +87,7 @@ def read_ahead(read: Callable, lists: Iterable, num_workers: int, join: Callable
                 raise
             why = "killed for memory, or by damage in the data; data.num_workers 0 shows which image it was"
             raise OSError(f"a process that reads the images has died ({why})") from None
-        if isinstance(result, Refusal):
+        if isinstance(result, Refusal | OSError):
             raise result
         yield result
 
@@ -108,7 +108,7 @@ def _for_device(array: np.ndarray) -> Tensor:
 
 
 class _Reader(Dataset):
-    """It returns a Refusal: one that is raised would come with the worker's traceback."""
+    """It returns a Refusal or OSError: one that is raised would come with the worker's traceback."""
 
     def __init__(self, read: Callable, join: Callable):
         self.read, self.join = read, join
@@ -116,8 +116,8 @@ class _Reader(Dataset):
     def __getitem__(self, indices: Iterable[int]) -> Any:
         try:
             return self.join([self.read(i) for i in indices])
-        except Refusal as refusal:
-            return refusal
+        except (Refusal, OSError) as error:
+            return error
 
 
 def _end_with_parent(worker: int) -> None:

@@ -7,7 +7,7 @@ from gdown.exceptions import DownloadError
 from torchvision.datasets import CelebA
 from torchvision.datasets.utils import check_integrity
 
-from configs import DataConfig
+from configs import DataConfig, door
 from configs.refusal import Refusal
 from datasets.download import or_by_hand
 from datasets.pictures import Pictures, crop_face
@@ -46,7 +46,8 @@ def find(root: Path) -> Path | None:
 def split_files(partition: Path, train: bool) -> Files:
     """The images of a split, in the partition's order. Upstream does not use "1", the validation split."""
     layout = "its lines must be a file's name and 0, 1 or 2"
-    words = partition.read_text(encoding="utf-8-sig", errors="replace").replace(",", " ").split()
+    text = door.read_text(partition, "CelebA's partition").removeprefix("\ufeff")
+    words = text.replace(",", " ").split()
     if words[:2] == ["image_id", "partition"]:
         words = words[2:]
     splits = dict(zip(words[0::2], words[1::2], strict=False))

@@ -34,6 +34,11 @@ _PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGBA", "PA": "RGBA",
           "RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}  # fmt: skip
 
 
+LONGEST = (
+    256  # times the shorter side: of more, resizing the shorter to the model's size could take gigabytes
+)
+
+
 class Unsupported(Refusal):
     """A picture whose pixels have no defined range or colour here; the sentence goes on after its name."""
 
@@ -44,12 +49,15 @@ def open_picture(content: bytes) -> Image.Image:
     if tiff is not None:
         _check_tiff(tiff)
     try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         if tiff is not None:
             kind = f"{tiff.get(_BITS, (1,))} bits, photometric interpretation {tiff.get(_PHOTOMETRIC)}"
             raise Unsupported(f"is a TIFF that Pillow does not read ({kind}); write it as PNG") from None
-        raise
+        raise ValueError("Pillow does not know its format") from None
+    if max(image.size) > LONGEST * min(image.size):
+        raise Unsupported(f"is {image.width} x {image.height}: one side is over {LONGEST} times the other")
+    return image
 
 
 def is_deep(image: Image.Image) -> bool:

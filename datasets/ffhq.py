@@ -6,7 +6,7 @@ import numpy as np
 
 from configs import DataConfig
 from configs.refusal import Refusal
-from datasets.lmdb_files import LmdbValues, environment, is_lmdb, naming_damage
+from datasets.lmdb_files import Lmdb, LmdbValues, is_lmdb
 from datasets.pictures import Pictures
 
 FOLDER = "FFHQ"
@@ -26,7 +26,7 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures:
 def pictures(path: Path, data: DataConfig, indices: np.ndarray) -> Pictures:
     """The images `indices` of an LMDB in this layout, at the model's resolution."""
     keys = np.char.add(f"{data.image_size}-".encode(), np.char.zfill(indices.astype(bytes), 5))
-    return Pictures(LmdbValues(path, keys), data.shape, background=data.background).check_some(2)
+    return Pictures(LmdbValues(path, keys, indices), data.shape, background=data.background).check_some(2)
 
 
 def count(path: Path, data: DataConfig) -> int:
@@ -35,17 +35,17 @@ def count(path: Path, data: DataConfig) -> int:
     if not is_lmdb(path):
         how = f"put its data.mdb there, or make it: python -m datasets.pack IMAGES {path} --size {size}"
         raise Refusal(f"{data.dataset} is not in {path}: {how}")
-    with naming_damage(path), environment(path).begin() as transaction:
-        length = transaction.get(LENGTH, b"")
-        if not length.isdigit() or int(length) < 1:
-            raise Refusal(f"{path} is not in FFHQ's layout: it has no key length with the number of images")
-        if transaction.get(key(size, 0)) is None:
-            sizes = [s for s in range(1, LARGEST + 1) if transaction.get(key(s, 0)) is not None]
-            found = ", ".join(map(str, sizes)) or "none"
-            raise Refusal(f"data.image_size is {size}, and {path} has no such images; it has {found}")
-        n, last = int(length), key(size, int(length) - 1)
-        if transaction.get(last) is None:
-            raise Refusal(f"{path} is not complete: its length is {n}, but it has no {last.decode()}")
+    opened = Lmdb(path)
+    length = opened.get(LENGTH) or b""
+    if not length.isdigit() or int(length) < 1:
+        raise Refusal(f"{path} is not in FFHQ's layout: it has no key length with the number of images")
+    if opened.get(key(size, 0)) is None:
+        sizes = [s for s in range(1, LARGEST + 1) if opened.get(key(s, 0)) is not None]
+        found = ", ".join(map(str, sizes)) or "none"
+        raise Refusal(f"data.image_size is {size}, and {path} has no such images; it has {found}")
+    n, last = int(length), key(size, int(length) - 1)
+    if opened.get(last) is None:
+        raise Refusal(f"{path} is not complete: its length is {n}, but it has no {last.decode()}")
     return n
 
 

@@ -6,7 +6,9 @@ import io
 import json
 import logging
 import os
+import struct
 import sys
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +20,11 @@ from configs.machine import cores
 from configs.refusal import Refusal
 from datasets.batches import read_ahead
 from datasets.ffhq import LARGEST, LENGTH, key
-from datasets.lmdb_files import LmdbValues, is_lmdb, keys_of, naming_damage
+from datasets.lmdb_files import SUMMED, LmdbValues, is_lmdb, keys_of, sums_key
 from datasets.pictures import WHITE, Colour, Source, check_some, crop_face, decode, fit
 from datasets.tree import Files, split_files
 
-BATCH = 256  # images in a transaction: the most that a kill loses
+BATCH = SUMMED  # images in a transaction: the most that a kill loses
 STATE = b"pack"  # the key of what is done so far; a complete LMDB does not have it
 _CROPS = {"celeba": crop_face, "center": None, "none": None}
 FIRST_MAP = 2**28  # bytes that the LMDB may take at first; doubled when they are used up
@@ -103,9 +105,13 @@ def pack(source: Source, dest: Path, size: int, crop: str, background: Colour = 
         with FileLock(dest.with_name(f"{dest.name}.lock"), timeout=0):
             unfinished.mkdir(exist_ok=True)
             room = max(FIRST_MAP, 2 * sum(file.stat().st_size for file in unfinished.iterdir()))
-            with naming_damage(unfinished), lmdb.open(str(unfinished), room, lock=False) as environment:
+            with lmdb.open(str(unfinished), room, lock=False) as environment:
                 _fill(environment, source, size, crop, background)
             os.rename(unfinished, dest)
+    except lmdb.Error as error:
+        raise Refusal(
+            f"{unfinished} is damaged ({error}); remove it, and the same command begins anew"
+        ) from None
     except Timeout:
         raise Refusal(f"another process is packing {dest}; wait for it, or choose another name") from None
 
@@ -122,6 +128,8 @@ def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str, b
         try:
             for batch, images in zip(batches, encoded, strict=True):
                 entries = {key(size, i): image for i, image in zip(batch, images, strict=True)}
+                sums = struct.pack(f"<{len(images)}I", *map(zlib.crc32, images))
+                entries |= {sums_key(batch.start): sums}
                 state = {STATE: _state(source, recipe, batch, names)}
                 _put(environment, entries | (state if batch.stop < n else {LENGTH: str(n).encode()}))
                 done = batch.stop

@@ -1,7 +1,6 @@
 """Picture files, from finding them to uint8 tensors of the model's size. The program opens them only here."""
 
 import logging
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from configs import door
 from configs.refusal import Refusal
 from datasets import depths
 from datasets.lmdb_files import LmdbValues
@@ -131,14 +131,12 @@ def _look(source: Source, i: int, crop: Callable | None, background: Colour) -> 
 
 @contextmanager
 def _naming(picture: object) -> Iterator[None]:
-    """Turn what PIL raises for bytes that are not a picture, or half of one, into a Refusal that names it."""
+    """Read a picture in the block. Raises Refusal that names it where it is damaged or not read."""
     try:
-        yield
+        with door.reading(f"the image {picture}", "a picture"):
+            yield
     except depths.Unsupported as error:
         raise Refusal(f"the image {picture} {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        why = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise Refusal(f"the image {picture} cannot be decoded ({why}); fix or remove it") from None
 
 
 def crop_face(image: Image.Image, name: str = "") -> Image.Image:

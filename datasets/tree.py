@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from configs import door
 from configs.machine import cores
 from configs.refusal import Refusal
 from datasets.depths import EXTENSIONS
@@ -40,11 +40,8 @@ class Files:
 
     def read(self, i: int) -> bytes:
         if self.place.is_dir():
-            return Path(self.place, self.keys[i]).read_bytes()
-        try:
-            return _zip(self.place, os.getpid()).read(self.keys[i])
-        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it needs a password
-            raise Refusal(str(error)) from None
+            return door.regular(Path(self.place, self.keys[i])).read_bytes()
+        return _zip(self.place, os.getpid()).read(self.keys[i])
 
     def identity(self) -> str:
         """A hash over every name and every byte, whatever links, sizes and dates say."""
@@ -55,10 +52,8 @@ class Files:
         return digest.hexdigest()
 
     def _digest(self, i: int) -> bytes:
-        try:
+        with door.reading(f"the image {self.describe(i)}", "a picture"):
             return hashlib.sha256(self.read(i)).digest()
-        except (OSError, Refusal) as error:
-            raise Refusal(f"the image {self.describe(i)} cannot be read ({error})") from None
 
 
 class Found(NamedTuple):
@@ -195,13 +190,11 @@ def _walk(place: Path) -> Iterator[str]:
 
 
 def _names_in_zip(place: Path) -> list[str]:
-    try:
+    with door.reading(place, "a folder, a zip file or an LMDB"):
         return [name for name in _zip(place, os.getpid()).namelist() if not name.endswith("/")]
-    except (FileNotFoundError, zipfile.BadZipFile) as error:
-        raise Refusal(f"{place} is not a folder, a zip file or an LMDB ({error})") from None
 
 
 @lru_cache(maxsize=1)
 def _zip(path: Path, pid: int) -> zipfile.ZipFile:
     """Opened once in each process: sharing a file's position, processes would read each other's bytes."""
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(door.regular(path))

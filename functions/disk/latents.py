@@ -2,7 +2,6 @@
 
 import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs import door
 from configs.refusal import Refusal
 from functions.disk import files
 
@@ -32,16 +32,12 @@ def read_latents(path: Path, shape: tuple[int, int, int], t: float) -> Tensor:
 
     t: the timestep that sampling begins at; latents that were encoded to another are mentioned.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
+    with door.reading(path, "an .npz file of latents, as --encode writes it"):
+        with np.load(door.regular(path), allow_pickle=False) as content:
             latents = content["latents"]
             text = str(content["manifest"]) if "manifest" in content else ""
         made = json.loads(text)["decides"]["timesteps"][-1] if text else t
         found = torch.from_numpy(latents).float()
-    except FileNotFoundError:
-        raise Refusal(f"there is no file {path}; --encode writes one") from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise Refusal(f"{path} is not an .npz file of latents, as --encode writes it: {error}") from None
     if found.shape[1:] != shape or not len(found):
         has = f"latents {tuple(found.shape)}"
         raise Refusal(f"{path} has {has}; this network takes n of {shape}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from configs import Config
+from configs import Config, door
 from configs.refusal import Refusal
 from functions.weights import diffusers, diffusers_config, native, storage, upstream, wrappers
 from functions.weights.checkpoint import Checkpoint, checkpoint_of, is_weights
@@ -21,14 +21,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def identify(path: Path) -> tuple[str, Checkpoint]:
     """The format in words and the checkpoint, by the content, not the name. Raises as `load_checkpoint`."""
-    file_format, checkpoint = _identify(path)
-    for kind, weights in (("", checkpoint.model), ("of the EMA ", checkpoint.ema or {})):
-        for name, value in weights.items():
-            if not value.isfinite().all():
-                raise Refusal(
-                    f"{path}: the parameter {name} {kind}is not finite: these weights are of no use"
-                )
-    return file_format, checkpoint
+    with door.reading(path, "a checkpoint"):
+        file_format, checkpoint = _identify(path)
+        for kind, weights in (("", checkpoint.model), ("of the EMA ", checkpoint.ema or {})):
+            for name, value in weights.items():
+                if not value.isfinite().all():
+                    raise Refusal(
+                        f"{path}: the parameter {name} {kind}is not finite: these weights are of no use"
+                    )
+        return file_format, checkpoint
 
 
 def _identify(path: Path) -> tuple[str, Checkpoint]:

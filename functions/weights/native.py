@@ -21,6 +21,10 @@ def unpack(content: Any) -> Checkpoint | None:
     marked = isinstance(content, dict) and content.get("format") == FORMAT
     if not marked or content.keys() != {"format", *_NAMES} or not is_weights(content["model"]):
         return None
-    if content["ema"] is not None and not is_weights(content["ema"]):
-        return None
-    return Checkpoint(**{name: content[name] for name in _NAMES})
+    match content:
+        case {
+            "ema": dict() | None as ema, "optimizer": dict() | None, "epoch": int(), "step": int(),
+            "images_seen": int(), "seed": int() | None,
+        } if ema is None or is_weights(ema):  # fmt: skip
+            return Checkpoint(**{name: content[name] for name in _NAMES})
+    return None

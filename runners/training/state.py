@@ -6,14 +6,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from configs import OptimConfig
+from configs import OptimConfig, door
 from configs.refusal import Refusal
 from functions.weights import check_fit, load_into
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import Diffusion
 
 # What each optimizer keeps for a parameter after its first step.
-_STATE_KEY = {"Adam": "exp_avg", "AdamW": "exp_avg", "RMSProp": "square_avg", "SGD": "momentum_buffer"}
+_KEPT = {
+    "Adam": ["exp_avg", "exp_avg_sq", "step"],
+    "RMSProp": ["square_avg", "step"],
+    "SGD": ["momentum_buffer"],
+}
+_KEPT["AdamW"] = _KEPT["Adam"]
 
 
 class TrainingState:
@@ -58,7 +63,8 @@ class TrainingState:
             else:
                 check_fit(model, checkpoint.ema, f"the EMA of {source}")
             self.ema.load(checkpoint.ema or checkpoint.model)
-        self._restore_optimizer(checkpoint, source)
+        with door.reading(source, "a checkpoint to train on from"):
+            self._restore_optimizer(checkpoint, source)
         self.epoch, self.step, self.images_seen = checkpoint.epoch, checkpoint.step, checkpoint.images_seen
 
     def _restore_optimizer(self, checkpoint: Checkpoint, source: str) -> None:
@@ -72,15 +78,21 @@ class TrainingState:
 
         # Does it fit this optimizer and these parameters?
         optim, params = self.diffusion.config.optim, list(self.diffusion.model.parameters())
-        key = "max_exp_avg_sq" if optim.is_adam and optim.amsgrad else _STATE_KEY[optim.optimizer]
+        kept = ["max_exp_avg_sq"] * (optim.is_adam and optim.amsgrad) + _KEPT[optim.optimizer]
         for i, param in enumerate(params):
             values = saved.get(i, {})
-            if key not in values:
-                raise Refusal(f"the optimizer state in {source} is not {optim.optimizer}'s: it has no {key}")
-            if {v.shape for v in values.values() if isinstance(v, Tensor) and v.dim()} - {param.shape}:
-                raise Refusal(
-                    f"the optimizer state in {source} does not fit: entry {i} is not {tuple(param.shape)}"
-                )
+            for name in kept:
+                if name not in values:
+                    has_no = f"it has no {name}"
+                    raise Refusal(f"the optimizer state in {source} is not {optim.optimizer}'s: {has_no}")
+                shape = () if name == "step" else param.shape
+                values[name] = torch.as_tensor(values[name], dtype=torch.float32)  # steps were ints once
+                if values[name].shape != shape:
+                    raise Refusal(
+                        f"the optimizer state in {source} does not fit: entry {i} is not {tuple(shape)}"
+                    )
+                if not values[name].isfinite().all():
+                    raise Refusal(f"the optimizer state in {source} is not finite: {name} of entry {i}")
 
         before = groups[0].get("initial_lr", groups[0].get("lr"))  # the first, where it was scheduled
         if before != optim.lr:

@@ -83,7 +83,7 @@ def test_bare_folders_that_are_wrong(tmp_path):
     image.write_bytes(encoded(photo(170, 100), "JPEG"))
     refuses(*command, says=(str(image), "170 x 100", "178 x 218"), tree=tmp_path)
     image.write_bytes(content[:500])
-    refuses(*command, says=(str(image), "cannot be decoded"), tree=tmp_path)
+    refuses(*command, says=(str(image), "is damaged or not a picture"), tree=tmp_path)
     image.write_bytes(content)
     for wrong in (lines.replace(" 2", " 3"), lines + "000009.jpg", "text"):
         partition.write_text(wrong)

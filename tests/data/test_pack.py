@@ -18,6 +18,7 @@ from support.layouts import data_config, decoded, encoded, photo, pixels, read_l
 from support.processes import finished, started, wait_until
 from support.program import ROOT, files_below, main, small_config
 
+from configs.refusal import Refusal
 from datasets import get_dataset, pack
 from datasets.pictures import crop_face
 
@@ -74,9 +75,10 @@ def test_packed_images_are_those_that_training_would_have_read(tmp_path, kind):
     assert all(np.array_equal(packed[i], direct[i]) for i in range(7))
     assert np.array_equal(packed[1].numpy(), pixels(photos[1].resize((8, 8), Image.Resampling.BILINEAR)))
 
-    # The layout is FFHQ's and nothing else, each image at its size.
+    # The layout is FFHQ's and nothing else but checksums, each image at its size.
     del packed  # LMDB may not be open twice in a process
     entries = read_lmdb(tmp_path / "packed")
+    assert len(entries.pop(b"__crc32-0__")) == 4 * 7
     assert (
         sorted(entries) == [b"8-%05d" % i for i in range(7)] + [b"length"] and entries.pop(b"length") == b"7"
     )
@@ -192,7 +194,7 @@ def test_a_beginning_of_something_else_is_not_continued(tmp_path, capsys, monkey
     broken = folder / "0006.png"
     content = broken.read_bytes()
     broken.write_bytes(content[:50])
-    says = (f"the image {broken} cannot be decoded", "4 images are packed")
+    says = (f"the image {broken} is damaged or not a picture", "4 images are packed")
     refused(capsys, folder, dest, "--size", 8, says=says)
     assert not dest.exists() and done(tmp_path / "packed.partial") == 4
     before = read_lmdb(tmp_path / "packed.partial")
@@ -231,7 +233,7 @@ def test_the_lmdb_grows_as_it_needs(tmp_path, monkeypatch):
     write_folder(tmp_path / "photos", 40)
     packs(tmp_path / "photos", tmp_path / "packed", "--size", 32)
     assert (tmp_path / "packed" / "data.mdb").stat().st_size > 2**16
-    assert len(read_lmdb(tmp_path / "packed")) == 41
+    assert len(read_lmdb(tmp_path / "packed")) == 42  # with their number and checksums
 
 
 def test_bad_input_is_told_and_nothing_is_written(tmp_path, capsys):
@@ -245,9 +247,9 @@ def test_bad_input_is_told_and_nothing_is_written(tmp_path, capsys):
     (tmp_path / "there").mkdir()
     before = files_below(tmp_path)
     for source, dest, says in [
-        ("nothing", "x", ("nothing", "No such file")),
+        ("nothing", "x", ("nothing does not exist", "a zip file")),
         ("empty", "x", ("empty holds no images",)),
-        ("text.zip", "x", ("is not a folder, a zip file or an LMDB",)),
+        ("text.zip", "x", ("damaged or not a folder, a zip file or an LMDB",)),
         ("none.zip", "x", ("none.zip holds no images",)),
         ("cut", "x", ("cut is truncated",)),
         ("photos", "there", ("there already exists", "another name")),
@@ -256,6 +258,28 @@ def test_bad_input_is_told_and_nothing_is_written(tmp_path, capsys):
     process = finished([*PACK, tmp_path / "photos", tmp_path / "x", "--size", "big"], cwd=ROOT)
     assert process.returncode == 2 and "invalid int value: 'big'" in process.stderr
     assert files_below(tmp_path) == before
+
+
+def test_a_bit_that_flips_in_a_packed_image_is_noticed(tmp_path):
+    """A picture that still decodes, to other colours. Sets from before there were checksums are read."""
+    write_folder(tmp_path / "photos", 3)
+    packs(tmp_path / "photos", tmp_path / "packed", "--size", 8)
+    path = tmp_path / "packed" / "data.mdb"
+    content, value = bytearray(path.read_bytes()), read_lmdb(tmp_path / "packed")[b"8-00001"]
+    data, flips = data_config("LMDB", 8), 0
+    for at in range(30, len(value)):
+        other = bytearray(value)
+        other[at] ^= 8
+        begin = content.index(value)
+        path.write_bytes(content[:begin] + other + content[begin + len(value) :])
+        with pytest.raises(Refusal, match=r"8-00001.*(checksum is wrong)"):
+            get_dataset(data, tmp_path / "packed", train=True)[1]
+        flips += 1
+    assert flips > 20
+
+    # Without checksums.
+    write_lmdb(tmp_path / "old", {k: v for k, v in read_lmdb(tmp_path / "packed").items() if k[:2] != b"__"})
+    assert len(list(get_dataset(data, tmp_path / "old", train=True))) == 3
 
 
 def test_packed_images_train_through_the_command_line(tmp_path):

@@ -117,8 +117,8 @@ def test_what_is_not_there_is_refused(run, folder_of_images, tmp_path):
     for arguments, said in (
         (("--encode", "nowhere"), "nowhere is neither train, nor test, nor a folder of images"),
         (("--encode", folder_of_images, "--num_samples", 7), "--num_samples is 7;"),
-        (("--decode", tmp_path / "none.npz"), "there is no file"),
-        (("--decode", tmp_path / "text.npz"), "is not an .npz file of latents"),
+        (("--decode", tmp_path / "none.npz"), "does not exist"),
+        (("--decode", tmp_path / "text.npz"), "not an .npz file of latents"),
         (("--decode", tmp_path / "wrong.npz"), "this network takes n of (1, 8, 8)"),
         (("--sample", "--fid", "--inversion", "to"), "--inversion goes with"),
         (("--encode", "test", "--eta", 0, 1), "make a grid"),
