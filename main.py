@@ -26,6 +26,11 @@ def main(argv: list[str]) -> int:
     debug = "debug" in argv
     try:
         options = parse(argv)
+        if options.mode == "new_config":
+            from runners.tools.new_config import new_config
+
+            new_config(options)
+            return 0
         config = _config(options)
         if config is not None:
             options = fit(options, config)

@@ -13,7 +13,7 @@ from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
 from configs.refusal import Refusal, nearest
 
-OTHER_MODES = ("test", "images", "preview", "export", "inspect")
+OTHER_MODES = ("test", "images", "preview", "export", "inspect", "new_config")
 
 EXAMPLES = """\
 examples (E: a folder for everything, D: the name of a run):
@@ -31,6 +31,7 @@ examples (E: a folder for everything, D: the name of a run):
   x0 along the chain     main.py --config cifar10.yml --exp E --doc D --sample --sequence --timesteps 50
   find a missing part    main.py --config cifar10.yml --exp E --doc D --restoration inpainting --input test
   bits per dimension     main.py --config cifar10.yml --exp E --doc D --test --num_samples 1000
+  your own pictures      main.py --new-config FOLDER
   a look at the data     main.py --config cifar10.yml --exp E --preview
   weights for diffusers  main.py --config cifar10.yml --exp E --doc D --export folder
   what a file holds      main.py --inspect ckpt.pth
@@ -156,10 +157,14 @@ def _parser() -> argparse.ArgumentParser:
              "half precision, any other name a diffusers folder")
     add("--inspect", metavar="PATH",
         help="say what a checkpoint is: anything that --ckpt takes, or a run's folder")
+    add("--new-config", "--new_config", metavar="FOLDER",
+        help="look at the pictures in a folder, write a config for them, print the next three commands")
 
     add = parser.add_argument_group("what and where").add_argument
     add("--config", metavar="FILE",
         help="a name under configs/, or a path (default: the one beside --ckpt, or the run's)")
+    add("--size", type=int, metavar="N",
+        help="with --new-config: pixels on a side (default: the pictures', up to 64)")
     add("--set", nargs="+", action="append", metavar="KEY=VALUE",
         help="change keys of the config for this command: optim.lr=0.0001 training.n_iters=1000")
     add("--exp", metavar="DIR", help=f"the folder of logs, images and data sets (default: {default.exp})")

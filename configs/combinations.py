@@ -32,7 +32,7 @@ def check_values(given: dict[str, Any]) -> None:
             raise Refusal(f"--{flag} names {twice} twice; each cell of a grid is made once")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", given.get("device", "cpu")):
         raise Refusal(f"--device is {given['device']!r}; it must be cpu, mps, cuda or cuda:N")
-    for flag in ("export", "inspect", "images"):
+    for flag in ("export", "inspect", "images", "new_config"):
         if given.get(flag) == "":
             raise Refusal(f"--{flag} is ''; it must be a path")
     for flag in ("doc", "image_folder"):
@@ -74,7 +74,7 @@ def check_combination(options: Options, *, sample: bool) -> None:
     # What is needed.
     if mode == "export":
         _check_export(Path(options.export), options.weights)
-    if mode == "inspect":
+    if mode in ("inspect", "new_config"):
         return
     if mode == "train" and options.starts_from_weights:
         _check_fine_tuning(options)
@@ -122,6 +122,7 @@ def _check_companions(options: Options, *, loads: bool) -> None:
         (("features",), measures, "--metrics"),
         (("keep_images",), measures and mode in TASKS, "--metrics and --sample"),
         (("images",), measures, "--metrics"),
+        (("size",), mode == "new_config", "--new-config"),
         (("set",), mode != "inspect" or "config" in given, "--config"),
         (("plan",), mode in (*TASKS, "train", "test"), "training, --sample or --test"),
     ]

@@ -18,7 +18,9 @@ DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for e
 class Options:
     """What the user asked. The flags that may repeat are tuples; in a cell of a grid each holds one value."""
 
-    mode: str = "train"  # or test, images, preview, export, inspect, or a task of configs/choices.py
+    mode: str = (
+        "train"  # or test, images, preview, export, inspect, new_config, or a task of configs/choices.py
+    )
     config: str = ""  # the YAML file; without --config the checkpoint whose own config is used
     changes: tuple[str, ...] = ()  # section.key=value, of --set
     exp: str = "exp"
@@ -35,6 +37,8 @@ class Options:
     weights: Literal["ema", "raw"] | None = None
     export: str = ""
     inspect: str = ""
+    new_config: str = ""  # a folder of pictures
+    size: int | None = None  # of the images that its config is for; None: the pictures' own, up to 64
 
     image_folder: str = "images"
     num_samples: int = 50_000

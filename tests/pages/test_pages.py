@@ -182,10 +182,11 @@ class Shelf:
             shutil.copytree(self.run(config), cwd / exp / "logs" / doc)
         if config == self.folder_config:
             shutil.copy(config, cwd / value(words, "--config", ""))
-        if "--images" in words:
-            (cwd / value(words, "--images", "")).mkdir()
+        for flag in {"--images", "--new-config"} & set(words):
+            folder = cwd / value(words, flag, "")
+            folder.mkdir(parents=True)
             for i in range(4):
-                photo(32, 32, seed=i).save(cwd / value(words, "--images", "") / f"{i}.png")
+                photo(32, 32, seed=i).save(folder / f"{i}.png")
         for flag in ("--ckpt", "--inspect"):
             path = cwd / value(words, flag, "")
             if (
@@ -320,6 +321,8 @@ def makes(words: list[str]) -> dict[str, int]:
         return {path if Path(path).suffix else f"{path}/*/{diffusers.SAFETENSORS}": 1}
     if "--images" in words:
         return {f"{exp}/image_samples/{value(words, '--images', '')}.metrics.json": 1}
+    if "--new-config" in words:
+        return {f"{Path(value(words, '--new-config', '')).name}.yml": 1}
     if "--preview" in words:
         return {f"{images}.preview.png": 1}
     if "--test" in words:
@@ -481,7 +484,7 @@ def test_every_flag_is_in_the_table_and_no_other():
         for line in (ROOT / "docs" / "command-line.md").read_text().splitlines()
         if line.startswith("| `-")
     ]
-    assert set(re.findall(r"(?<![\w-])--?[a-z_0-9]+", " ".join(rows))) == set(flags()) - {"-h", "--help"}
+    assert set(re.findall(r"(?<![\w-])--?[a-z_0-9-]+", " ".join(rows))) == set(flags()) - {"-h", "--help"}
 
 
 @pytest.mark.parametrize(
