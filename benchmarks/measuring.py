@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -41,6 +42,42 @@ def in_a_process_of_its_own(module: str, variant: str, values: Mapping[str, obje
     row = json.loads(process.stdout.splitlines()[-1])
     print(f"{variant}: {row}", file=sys.stderr, flush=True)
     return row
+
+
+def in_turn(
+    variants: Sequence[str], repeats: int, measure: Callable[[str], Row], rate: str
+) -> dict[str, list[Row]]:
+    """The runs of each variant, which take turns, as rows. One that fails says why and has no more runs.
+
+    rate: the key by which they are compared.
+    """
+    runs: dict[str, list[Row]] = {name: [] for name in variants}
+    failed = set()
+    for _ in range(repeats):
+        for name in variants:
+            try:
+                if name not in failed:
+                    runs[name].append(measure(name))
+            except RuntimeError as error:
+                failed.add(name)
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+    if not runs[variants[0]]:
+        raise SystemExit(f"{variants[0]} failed, and the others are compared with it")
+    return {name: sorted(of_name, key=lambda run: run[rate]) for name, of_name in runs.items() if of_name}
+
+
+def compared(runs: Mapping[str, Sequence[Row]], rate: str) -> dict[str, Row]:
+    """Of each variant the median of its rate, the ratio to the first variant's, and the memory it took."""
+    medians = {name: statistics.median(run[rate] for run in of_name) for name, of_name in runs.items()}
+    first = next(iter(medians.values()))
+    return {
+        name: {
+            rate: medians[name], "ratio": medians[name] / first, "least": of_name[0][rate],
+            "most": of_name[-1][rate], "host GB": max(run["host GB"] for run in of_name),
+            "GPU GB": of_name[0]["GPU GB"],
+        }
+        for name, of_name in runs.items()
+    }  # fmt: skip
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import resource
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import main as program
-from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
+from benchmarks.measuring import Row, compared, in_a_process_of_its_own, in_turn, timed, write
 from configs import Config, load_config
 from functions.runtime.device import choose_device
 from functions.runtime.threads import copy_to_host
@@ -35,7 +34,7 @@ from functions.weights import diffusers_config
 from runners.diffusion import Diffusion, build_unet
 
 FIGURE_STEPS = (5, 10, 20, 50)
-LOGGED = re.compile(r"first batch, (\d+) images in ([\d.]+) s")
+LOGGED = re.compile(r"warm-up, (\d+) images in ([\d.]+) s")
 
 # How to run what is measured: a function below, and the flags of main.py that it takes.
 VARIANTS = {
@@ -75,7 +74,7 @@ def by_diffusers(
 def by_command_line(
     arguments: argparse.Namespace, config: Config, device: torch.device, flags: list[str]
 ) -> float:
-    """As a user runs it; the time is the one that it logs, from its first batch to its last PNG."""
+    """As a user runs it; the time is the one that it logs, from its warm-up to its last image."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "random.pth")
         torch.save(build_unet(config).state_dict(), weights)
@@ -97,14 +96,18 @@ def without_writing(
 ) -> float:
     diffusion = Diffusion(config, device)
     diffusion.accelerate("default")
-    sampling = diffusion.sampling(arguments.steps, seed=0)
-    made = diffusion.sample_batches(range(_images(arguments)), sampling, arguments.one_batch)
-    next(made)
-    return timed(lambda: list(made), device)
+    sampling, size = diffusion.sampling(arguments.steps, seed=0), arguments.one_batch
+
+    def batches(n: int) -> None:
+        for _ in diffusion.sample_batches(range(n * size), sampling, size):
+            pass
+
+    batches(1)
+    return timed(lambda: batches(arguments.batches), device)
 
 
 def _images(arguments: argparse.Namespace) -> int:
-    return arguments.one_batch * (arguments.batches + 1)  # the first batch warms up
+    return arguments.one_batch * (arguments.batches + 2)  # the first one or two warm up
 
 
 def _seconds(
@@ -158,27 +161,17 @@ def measure(arguments: argparse.Namespace, variant: str, batch: int, **changes: 
 def table(arguments: argparse.Namespace, batch: int, device: torch.device) -> list[Row]:
     """Medians over the repeats, in which the variants take turns, with the share of the arithmetic limit."""
     chosen = [name for name in VARIANTS if not arguments.only or any(word in name for word in arguments.only)]
-    runs: dict[str, list[Row]] = {name: [] for name in chosen}
-    for _ in range(arguments.repeats):
-        for name in chosen:
-            runs[name].append(measure(arguments, name, batch))
+    rate = "evaluations/s"
+    runs = in_turn(chosen, arguments.repeats, lambda name: measure(arguments, name, batch), rate)
     flops, limits = (
         flops_per_evaluation(arguments.config),
         {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")},
     )
-    rates = {
-        name: statistics.median(run["evaluations/s"] for run in of_name) for name, of_name in runs.items()
-    }
     rows = []
-    for name, rate in rates.items():
+    for name, numbers in compared(runs, rate).items():
         dtype = "bfloat16" if "bf16" in name else "float32"
-        rows.append({
-            "variant": name, "batch": batch, "evaluations/s": rate, "ratio": rate / rates[chosen[0]],
-            "least": min(run["evaluations/s"] for run in runs[name]),
-            "most": max(run["evaluations/s"] for run in runs[name]),
-            "of the matmul limit": f"{rate * flops / limits[dtype]:.0%} of {dtype}",
-            "host GB": max(run["host GB"] for run in runs[name]), "GPU GB": runs[name][0]["GPU GB"],
-        })  # fmt: skip
+        share = f"{numbers[rate] * flops / limits[dtype]:.0%} of {dtype}"
+        rows.append({"variant": name, "batch": batch, **numbers, "of the matmul limit": share})
     return rows
 
 

@@ -20,7 +20,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main as program
-from benchmarks.measuring import Row, in_a_process_of_its_own, timed, write
+from benchmarks.measuring import Row, compared, in_a_process_of_its_own, in_turn, timed, write
 from configs import Config, load_config, to_yaml
 from datasets import dataset_root, get_dataset
 from functions.objectives import antithetic_timesteps, noise_estimation_loss
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--config", default="cifar10.yml")
     parser.add_argument("--data")
     parser.add_argument("--exp", default="exp", help="where {exp}/datasets lies")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, help="default: 1500 on CUDA, 300 elsewhere")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
     parser.add_argument(
@@ -146,18 +146,12 @@ def main() -> None:
     if arguments.variant:
         return measure_here(arguments)
     chosen = [name for name in VARIANTS if not arguments.only or any(word in name for word in arguments.only)]
-    runs: dict[str, list[Row]] = {name: [] for name in chosen}
-    for _ in range(arguments.repeats):
-        for name in chosen:
-            runs[name].append(measure(arguments, name))
-    rates = {name: statistics.median(run["steps/s"] for run in of_name) for name, of_name in runs.items()}
-    batch = load_config(arguments.config).training.batch_size
-    rows = [{
-        "variant": name, "batch": batch, "steps/s": rates[name], "ratio": rates[name] / rates[chosen[0]],
-        "least": min(run["steps/s"] for run in runs[name]), "most": max(run["steps/s"] for run in runs[name]),
-        "host GB": max(run["host GB"] for run in runs[name]), "GPU GB": runs[name][0]["GPU GB"],
-    } for name in chosen]  # fmt: skip
     device = choose_device(arguments.device)
+    arguments.steps = arguments.steps or (1500 if device.type == "cuda" else 300)
+    runs = in_turn(chosen, arguments.repeats, lambda name: measure(arguments, name), "steps/s")
+    batch = load_config(arguments.config).training.batch_size
+    of_all = compared(runs, "steps/s").items()
+    rows = [{"variant": name, "batch": batch, **numbers} for name, numbers in of_all]
     return write(
         arguments.out,
         device,

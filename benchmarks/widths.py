@@ -19,7 +19,7 @@ from configs import Config, load_config
 from functions.objectives import noise_estimation_loss
 from functions.runtime.compilation import CompiledForBatches, synchronize
 from functions.runtime.device import choose_device
-from functions.runtime.precision import autocast, memory_format
+from functions.runtime.precision import autocast, memory_format, numerics
 from functions.schedules import alphas_cumprod, betas
 from runners.diffusion import build_unet
 from runners.training.state import build_optimizer
@@ -42,7 +42,7 @@ def images_per_second(config: Config, device: torch.device, seconds: float) -> f
     n, data = config.training.batch_size, config.data
     x0 = torch.randn(n, data.channels, data.image_size, data.image_size, device=device)
     t = torch.arange(n, device=device) * (len(a) - 1) // n
-    network = CompiledForBatches(model, n, graphs=True)
+    network = CompiledForBatches(model, [n], graphs=True)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -79,7 +79,8 @@ def main() -> None:
         torch._dynamo.reset()
         config = of_network(load_config(arguments.config), text)
         parameters = sum(p.numel() for p in build_unet(config).parameters())
-        rate = images_per_second(config, device, arguments.seconds)
+        with numerics("bf16", device, training=True):
+            rate = images_per_second(config, device, arguments.seconds)
         rows.append(
             {
                 "network": text,

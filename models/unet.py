@@ -85,7 +85,14 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(ch, ch, 3, padding=1) if with_conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return self.conv(_doubled(x) if torch.compiler.is_compiling() else F.interpolate(x, scale_factor=2))
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """As F.interpolate, to the bit. Its compiled backward pass is a sum, the other's a scatter that sorts."""
+    b, c, h, w = x.shape
+    by_row = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
+    return by_row.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 class Level(nn.Module):

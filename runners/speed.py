@@ -1,12 +1,16 @@
 """How a command that evaluates a network many times is made fast: by its batch, and by compiling."""
 
 import logging
+import time
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from configs.options import Options
 from functions.runtime import distributed, memory
-from functions.runtime.compilation import Network, seconds_of, should_compile
+from functions.runtime.compilation import Network, seconds_of, should_compile, synchronize
+from functions.runtime.threads import cores_are_idle
 from runners.diffusion import Diffusion
 
 
@@ -70,3 +74,29 @@ class Speed:
         )  # values an image
         most = min(self.share, memory.LARGEST_INDEX // widest)
         return distributed.min_over_ranks(memory.largest_batch(self.diffusion.evaluate, most, device), device)
+
+
+class Rate:
+    """Images a second, after a warm-up: the first batch, which may compile, and one that is sent by then."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.warming = 1 + cores_are_idle(device)  # batches: a GPU gives one when the next has been sent
+        self.began, self.images = 0.0, 0
+
+    def count(self, n: int) -> None:
+        """A batch of n was made."""
+        if self.warming == 0:
+            self.images += n
+            return
+        if not self.began:
+            synchronize(self.device)
+            self.began = time.monotonic()
+        self.warming -= 1
+
+    def log(self, evaluations: int) -> None:
+        """evaluations: of an image. All that was counted must be on the host."""
+        if self.images:
+            seconds = time.monotonic() - self.began
+            rate = f"{self.images * evaluations / seconds:.4g} evaluations/s a process"
+            logging.info(f"after the warm-up, {self.images} images in {seconds:.3f} s: {rate}")

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from functions.disk import files
-from functions.runtime.threads import copy_to_host, cores_are_idle, worker_threads
+from functions.runtime.threads import copy_to_host, cores_are_idle, pool_for, worker_threads
 
 CELL, CELL_MAX = 48, 128  # pixels of a sheet's cell: smaller images are enlarged, larger ones reduced
 GAP = 2
@@ -47,7 +47,7 @@ def writer(
     """
     write_one = write_one or write_png
     pending: deque[Future[None]] = deque()
-    pool = ThreadPoolExecutor(worker_threads())
+    pool = pool_for(device, worker_threads())
 
     def write_now(names: Sequence[str], images: Tensor) -> None:
         for name, image in zip(names, images, strict=True):

@@ -3,8 +3,10 @@
 import logging
 import os
 import shutil
+import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -47,17 +49,17 @@ class Network:
 
 
 class CompiledForBatches:
-    """A model in training, compiled for batches of `rows`. Others, such as an epoch's last, run uncompiled.
+    """A model in training, compiled for the sizes of its batches. Others, as an epoch's last, are not.
 
     graphs: as CUDA graphs, whose gradients the next pass overwrites: not where passes accumulate.
     """
 
-    def __init__(self, model: nn.Module, rows: int, *, graphs: bool):
-        self.model, self.rows = model, rows
+    def __init__(self, model: nn.Module, sizes: Iterable[int], *, graphs: bool):
+        self.model, self.sizes = model, set(sizes)
         self.compiled = compiled(model, graphs=graphs)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        if len(x) != self.rows:
+        if len(x) not in self.sizes:
             return self.model(x, t)
         torch.compiler.cudagraph_mark_step_begin()
         return self.compiled(x, t)
@@ -66,7 +68,7 @@ class CompiledForBatches:
 def compiled(model: nn.Module, *, graphs: bool = True) -> Callable[..., Tensor]:
     """`model` compiled for one shape, on CUDA as a CUDA graph."""
     on_cuda = next(model.parameters()).is_cuda
-    options = {"triton.cudagraphs": graphs, "coordinate_descent_tuning": True} if on_cuda else None
+    options = {"triton.cudagraphs": graphs} if on_cuda else None
     return torch.compile(model, dynamic=False, options=options)  # type: ignore[arg-type]
 
 
@@ -87,6 +89,12 @@ def should_compile(choice: str, device: torch.device, seconds_left: Callable[[],
         if choice == "on":
             raise Refusal(f"--compile on needs a compiler, such as {names[0]}; there is none on the PATH")
         logging.info(f"not compiled: no compiler, such as {names[0]}, is on the PATH")
+        return False
+
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        if choice == "on":
+            raise Refusal("--compile on needs Python.h, from a package such as python3-dev; it is not there")
+        logging.info("not compiled: Python.h, from a package such as python3-dev, is not there")
         return False
 
     # It must pay.

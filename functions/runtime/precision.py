@@ -37,17 +37,23 @@ def numerics(precision: str, device: torch.device, *, training: bool) -> Iterato
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """The same sums in the same order. Attention by its formula: other kernels sum gradients in any order."""
+    """The same sums in the same order. Attention by its formula: other kernels sum gradients in any order.
+
+    Its products then run in bfloat16 under autocast, as the convolutions do; torch alone would widen them.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_deterministic_debug_mode()
+    narrow = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.set_deterministic_debug_mode(before)
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(narrow)
+        torch.use_deterministic_algorithms(before > 0, warn_only=before == 1)  # Inductor's flag too
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 

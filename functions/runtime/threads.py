@@ -26,6 +26,13 @@ def worker_threads() -> int:
     return max(1, cores(MOST_THREADS))
 
 
+def pool_for(device: torch.device, threads: int) -> ThreadPoolExecutor:
+    """Threads that use this process's GPU where they touch one, not the first of the machine."""
+    if device.index is None:  # a CPU, or the GPU that is the current one
+        return ThreadPoolExecutor(threads)
+    return ThreadPoolExecutor(threads, initializer=torch.cuda.set_device, initargs=(device,))
+
+
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], device: torch.device
 ) -> Iterator[Result]:
@@ -33,7 +40,7 @@ def map_ahead(
     if not cores_are_idle(device):
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(1) as pool:
+    with pool_for(device, 1) as pool:
         ahead: deque[Future[Result]] = deque()
         for item in items:
             ahead.append(pool.submit(function, item))

@@ -22,7 +22,7 @@ from runners.evaluation import measurements
 from runners.evaluation.evaluator import Evaluator, Samples
 from runners.load import Loaded
 from runners.sampling.tasks import Task
-from runners.speed import Speed
+from runners.speed import Rate, Speed
 
 
 class Folder:
@@ -174,7 +174,7 @@ def _made(
 
     # Make them.
     task = folder.task
-    began, since = 0.0, 0  # chains since the first batch, which may compile
+    rate = Rate(folder.diffusion.device)
     with progress_bar(len(mine) * task.steps_of_chain, unit="step", desc=folder.options.mode) as bar:
         pictures = partial(_pictures_with_bar, task, bar)
         how = (folder.sampling, batch_size, task.start, pictures, task.stored)
@@ -192,12 +192,8 @@ def _made(
                 kept = "is kept; the same command goes on from there" if keep else "was the last"
                 raise Stopped(f"{name} came: the batch in flight {kept}", name)
             if batch.k == 0:
-                began, since = (began, since + len(names)) if began else (time.monotonic(), 0)
-    if since:
-        seconds = time.monotonic() - began
-        evaluations = since * folder.evaluations_of_chain
-        rate = f"{evaluations / seconds:.4g} evaluations/s a process"
-        logging.info(f"after the first batch, {since} images in {seconds:.3f} s: {rate}")
+                rate.count(len(names))
+    rate.log(folder.evaluations_of_chain)
 
 
 def _pictures_with_bar(task: Task, bar: tqdm, x: Tensor, chains: Sequence[int]) -> Iterator[Tensor]:

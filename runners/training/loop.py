@@ -242,7 +242,8 @@ def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Modul
 
     choice = run_folder.compile_choice(options, device.type)
     if distributed.min_over_ranks(should_compile(choice, device, seconds_of_run), device):
-        return CompiledForBatches(model, n, graphs=training.accumulate == 1)
+        sizes = map(len, torch.empty(_images_here(diffusion.config)).chunk(training.accumulate))
+        return CompiledForBatches(model, sizes, graphs=training.accumulate == 1)
     return model
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from support.images import pixels, pngs, sample
 from support.layouts import random_images
-from support.processes import started, wait_until
-from support.program import MAIN, main, refuses, sampling, two_ranks
+from support.processes import free_port, started, wait_until
+from support.program import MAIN, ROOT, main, refuses, sampling, two_ranks
 
 from configs import load_config
 from datasets.digits import read
@@ -225,3 +225,50 @@ def test_edit_begins_where_its_strength_says(run, folder_of_images, tmp_path):
     for i in range(6):
         assert np.abs(pixels(tmp_path / "image_samples" / "images", f"{i}.png") - expected[i]).max() <= 1
     refuses(*of, "--sample", "--edit", "--strength", 1.5, says=["--strength is 1.5"], tree=tmp_path)
+
+
+SEVERAL = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import main
+for port, command in json.loads(sys.argv[2]):
+    os.environ["MASTER_PORT"] = str(port)
+    assert main.main(command) == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(run, folder_of_images, tmp_path_factory):
+    """A command for each task that reads or compares images, the folder of its pictures, and these."""
+    of, exp = ["--config", run.config, "--ckpt", run.ckpt, "--sample"], tmp_path_factory.mktemp("tasks")
+    given = ["--input", folder_of_images, "--timesteps", 30, "--batch_size", 2]
+    found = {
+        "restoration": ([*given, "--restoration", "inpainting", "--eta", 0.85, "--travel", 4, 2], ""),
+        "edit": ([*given, "--edit"], ""),
+        "consistency": (["--consistency", "--timesteps", 20, 30, "--batch_size", 2], "S30_eta0_seed1234"),
+        "interpolation": (["--interpolation", "--between", 0, 1, 2, 3, "--points", 4, "--timesteps", 30], ""),
+    }
+    for name, (arguments, cell) in found.items():
+        command = [str(word) for word in (*of, *arguments, "-i", name)]
+        main(*command, "--exp", exp)
+        found[name] = (command, f"{name}/{cell}", pngs(exp / "image_samples" / name / cell))
+    return found
+
+
+@pytest.mark.parametrize("name", ["restoration", "consistency", "edit", "interpolation"])
+def test_a_killed_task_goes_on_to_the_same_pictures(tasks, tmp_path, name):
+    command, folder, whole = tasks[name]
+    made = tmp_path / "image_samples" / folder
+    with started([sys.executable, MAIN, *command, "--exp", tmp_path]) as process:
+        wait_until(lambda: list(made.glob("*.png")), process, pause=0.002)
+    assert 0 < len(pngs(made)) < len(whole)
+    main(*command, "--exp", tmp_path)
+    assert pngs(made) == whole
+
+
+def test_tasks_by_two_ranks_are_those_by_one(tasks, tmp_path):
+    (tmp_path / "several.py").write_text(SEVERAL)
+    commands = [(free_port(), [*command, "--exp", str(tmp_path)]) for command, _, _ in tasks.values()]
+    two_ranks(str(ROOT), json.dumps(commands), script=tmp_path / "several.py")
+    for _, folder, whole in tasks.values():
+        assert pngs(tmp_path / "image_samples" / folder) == whole

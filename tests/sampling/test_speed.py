@@ -71,7 +71,7 @@ def test_smaller_batches_compile_nothing_new(monkeypatch):
 
 def test_other_sizes_than_the_compiled_run_uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **_: lambda x, t: "compiled")
-    network = CompiledForBatches(unet(), 4, graphs=True)
+    network = CompiledForBatches(unet(), [4], graphs=True)
     t = torch.zeros(4, dtype=torch.long)
     assert network(torch.zeros(4, 3, 8, 8), t) == "compiled"
     assert network(torch.zeros(2, 3, 8, 8), t[:2]).shape == (2, 3, 8, 8)

@@ -70,11 +70,11 @@ def torchrun(
     return process
 
 
-def two_ranks(*arguments: object, code: int = 0) -> SimpleNamespace:
-    """main.py in two processes as torchrun starts them, without the cost of the launcher, to their end."""
+def two_ranks(*arguments: object, code: int = 0, script: str | Path = MAIN) -> SimpleNamespace:
+    """A script in two processes as torchrun starts them, without the cost of the launcher, to their end."""
     of_both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     of_both["MASTER_PORT"] = str(free_port())
-    command = [sys.executable, MAIN, *words(arguments)]
+    command = [sys.executable, str(script), *words(arguments)]
     how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [
         subprocess.Popen(command, env={**os.environ, **of_both, "RANK": rank, "LOCAL_RANK": rank}, **how)
