@@ -44,6 +44,7 @@ class DataConfig:
     num_workers: Annotated[int, Range(low=0)]
     category: str | None = None
     background: tuple[Byte, ...] = (255, 255, 255)  # under transparent pictures: red, green, blue
+    on_error: Literal["stop", "skip"] = "stop"  # at a picture that cannot be read
 
     @property
     def name(self) -> str:

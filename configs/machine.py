@@ -1,6 +1,7 @@
 """What this machine gives the program. Imports no torch."""
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,16 @@ def cores(at_most: int = 1_000_000) -> int:
     """The cores this process may use, shared among torchrun's processes here, or `at_most`; may be 0."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(at_most, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def cache() -> Path:
+    """The folder of downloads: $XDG_CACHE_HOME, ~/.cache, or where there is no home a temporary one."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # no HOME, and the user is not in the system's list, as in some containers
+        return Path(tempfile.gettempdir(), f"ddim-{os.getuid()}")
 
 
 def memory() -> int:

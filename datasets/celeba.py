@@ -22,7 +22,8 @@ TEST_SPLIT = f"images with a 2 in {PARTITION} would make one"
 def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
     """The cropped faces of the split, in the order of the official partition."""
     files = split_files(find(root) or _download(root), train)
-    return Pictures(files, data.shape, crop_face, data.background).check_some(500) if files.keys else None
+    pictures = Pictures(files, data.shape, crop_face, data.background)
+    return pictures.check_some(500, data.on_error) if files.keys else None
 
 
 def find(root: Path) -> Path | None:

@@ -26,7 +26,9 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures:
 def pictures(path: Path, data: DataConfig, indices: np.ndarray) -> Pictures:
     """The images `indices` of an LMDB in this layout, at the model's resolution."""
     keys = np.char.add(f"{data.image_size}-".encode(), np.char.zfill(indices.astype(bytes), 5))
-    return Pictures(LmdbValues(path, keys, indices), data.shape, background=data.background).check_some(2)
+    return Pictures(LmdbValues(path, keys, indices), data.shape, background=data.background).check_some(
+        2, data.on_error
+    )
 
 
 def count(path: Path, data: DataConfig) -> int:

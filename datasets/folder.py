@@ -19,4 +19,4 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
         return None
     if not files.keys:
         raise Refusal(f"{root} holds no images that are read; docs/data.md lists the formats")
-    return Pictures(files, data.shape, background=data.background).check_some(500)
+    return Pictures(files, data.shape, background=data.background).check_some(500, data.on_error)

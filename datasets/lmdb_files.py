@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from configs import door
+from configs import door, machine
 from configs.refusal import Refusal
 
 WHAT = "an LMDB; copy or download it again"
@@ -199,7 +199,7 @@ def keys_of(path: Path) -> KeyTable:
     opened, file = Lmdb(path), (path / "data.mdb").stat()
     where = [os.path.realpath(path), file.st_size, file.st_mtime_ns, file.st_ctime_ns]
     state = json.dumps([*where, opened.entries, opened.transaction, "of images"])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddim" / "lmdb_keys"
+    cache = machine.cache() / "ddim" / "lmdb_keys"
     table = cache / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.npy"  # a changed LMDB gets a new one
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -31,5 +31,5 @@ def read(data: DataConfig, root: Path, train: bool) -> Pictures | None:
     if not len(keys := keys_of(path)):
         raise Refusal(f"{path} holds no images")
     return Pictures(LmdbValues(path, keys), data.shape, background=data.background).check_some(
-        2
+        2, data.on_error
     )  # each may be a seek in 43 GB

@@ -122,7 +122,9 @@ def _fill(environment: lmdb.Environment, source: Source, size: int, crop: str, b
     recipe = {"size": size, "crop": crop, "background": list(background)}
     done = _done(environment, source, recipe, names)
     batches = [range(start, min(start + BATCH, n)) for start in range(done, n, BATCH)]
-    encoded = read_ahead(partial(_encoded, source, size, crop, background), batches, cores(), list)
+    encoded = read_ahead(
+        partial(_encoded, source, size, crop, background), batches, cores(), list, source.describe
+    )
     every = 0.5 if sys.stderr.isatty() else 30  # seconds
     with tqdm(total=n, initial=done, unit="image", desc="packing", mininterval=every) as bar:
         try:

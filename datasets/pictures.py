@@ -41,12 +41,16 @@ class Pictures:
         """Raises Refusal, naming the picture, where it cannot be decoded or cropped."""
         return to_tensor(decode(self.source, i, self.crop, self.background), self.shape)
 
+    def describe(self, i: int) -> str:
+        """The picture's file, or its key and LMDB."""
+        return self.source.describe(i)
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
-    def check_some(self, n: int) -> "Pictures":
+    def check_some(self, n: int, on_error: str = "stop") -> "Pictures":
         """As `check_some`. Returns itself."""
-        check_some(self.source, n, self.crop, self.background)
+        check_some(self.source, n, self.crop, self.background, skip_broken=on_error == "skip")
         return self
 
     def identity(self) -> str:

@@ -1,5 +1,6 @@
 """Files that appear whole, and folders that one process uses at a time."""
 
+import errno
 import glob
 import hashlib
 import os
@@ -19,11 +20,12 @@ LEFT_BEHIND = 60.0  # seconds after which the file of a process on another machi
 
 
 @contextmanager
-def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
+def atomic(path: Path, durable: bool = True, new: bool = False) -> Iterator[Path]:
     """A path to write; the file appears under `path` when the block ends without an error.
 
     durable: it survives a power cut too, and several processes may write it. Otherwise one at a time may, and
-    what a killed one left is replaced. Raises OSError that names the file.
+    what a killed one left is replaced. Raises OSError that names the file; with `new` Refusal where `path`
+    was made meanwhile.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{HERE}.tmp" if durable else f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +36,10 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if new:
+            _name_new(temporary, path)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary), temporary):
             raise
@@ -64,15 +69,27 @@ def _lives(pid: int) -> bool:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which appears under `path` when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """A new folder to fill, which appears under `path` when the block ends without an error.
+
+    Raises Refusal where `path` was made meanwhile.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        os.replace(temporary, path)
+        _name_new(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    try:
+        os.rename(temporary, path) if temporary.is_dir() else os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise Refusal(f"{path} was made meanwhile, and nothing is overwritten; give another name") from None
 
 
 def write_text(path: Path, text: str) -> None:

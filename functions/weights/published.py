@@ -1,8 +1,9 @@
 """The table of published weights: where each file lies, its hash, and the config and data set it is for."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from configs.machine import cache
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "pretrained"
 
@@ -20,8 +21,7 @@ class Published:
     def path(self) -> Path:
         if self.url is None:
             return SHIPPED / self.file
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cache / "diffusion_models_converted" / self.file
+        return cache() / "diffusion_models_converted" / self.file
 
 
 def _ddpm(name: str, data: str, step: str, heibox: str, md5: str) -> Published:

@@ -115,9 +115,9 @@ def is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
-def save(path: Path, content: Any) -> None:
-    """Write a torch file; it appears whole. Raises OSError if the disk does not take it."""
-    with files.atomic(path) as temporary, open(temporary, "wb") as file:
+def save(path: Path, content: Any, new: bool = False) -> None:
+    """Write a torch file; it appears whole. Raises OSError if the disk does not take it, and as `atomic`."""
+    with files.atomic(path, new=new) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # torch's own, raised over the file's
@@ -125,9 +125,9 @@ def save(path: Path, content: Any) -> None:
 
 
 def save_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
-    """As `save`, for safetensors, with the metadata that diffusers asks for."""
+    """As `save`, for a new file of safetensors, with the metadata that diffusers asks for."""
     contiguous = {name: value.contiguous() for name, value in weights.items()}
-    with files.atomic(path) as temporary:
+    with files.atomic(path, new=True) as temporary:
         try:
             save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:

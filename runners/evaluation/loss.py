@@ -16,9 +16,10 @@ from runners.diffusion import Diffusion
 def validation_loss(diffusion: Diffusion, dataset: Images, seed: int) -> float:
     """The mean loss per image over `dataset`, with t, noise and dequantization drawn from `seed`."""
     config, device, network = diffusion.config, diffusion.device, diffusion.network
+    how = (config.data.num_workers, config.data.on_error)
     alphas_cumprod, total = diffusion.alphas_cumprod.to(device), torch.zeros((), device=device)
     order = plain_order(len(dataset), config.training.batch_size)
-    batches = load(dataset, order, distributed.share_of, config.data.num_workers)
+    batches = load(dataset, order, distributed.share_of, *how)
     with progress_bar(len(dataset), unit="image", desc="validation") as bar:
         for k, (batch, images) in enumerate(batches):
             generator = step_generator(device, seed, Stream.VALIDATION, k)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import logging
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from configs import Config, door
@@ -97,28 +99,47 @@ def compute(
     if of.images is None or not parts & {"gaussian", "features"}:
         return of
 
-    # Read them where they are kept.
-    key, with_features = _hash({"reference": of.hash, "extractor": extractor.hash})[:16], "features" in parts
-    path, features_path = folder / f"{key}.npz", folder / f"{key}.features"
-    kept = path.exists() and (features_path.exists() or not with_features)
-    distributed.barrier()  # every rank has looked before one writes
-    if kept:
-        try:
-            return _read_kept(of, path, features_path if with_features else None, extractor.dim)
-        except Refusal as error:
-            logging.warning(f"{error}; it is computed anew")
+    # Read them where they are kept; one job makes them while others wait.
+    key = _hash({"reference": of.hash, "extractor": extractor.hash})[:16]
+    path, features_path = folder / f"{key}.npz", folder / f"{key}.features" if "features" in parts else None
+    with ExitStack() as stack:
+        if distributed.is_main():
+            with suppress(OSError):  # what is kept may lie on a disk that is read-only
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(folder / f"{key}.lock"))
+        found = _kept(of, path, features_path, extractor)
+        return found or _computed(of, path, features_path, extractor, num_workers)
 
-    # Compute them, once.
-    once = f"once: they are kept in {folder}"
+
+def _kept(of: Reference, path: Path, features_path: Path | None, extractor: Extractor) -> Reference | None:
+    """With what is kept; None where that is missing or damaged, for all ranks alike."""
+    there = path.exists() and (features_path is None or features_path.exists())
+    if not distributed.min_over_ranks(
+        int(there), extractor.device
+    ):  # every rank has looked before one writes
+        return None
+    try:
+        return _read_kept(of, path, features_path, extractor.dim)
+    except Refusal as error:
+        logging.warning(f"{error}; it is computed anew")
+        return None
+
+
+def _computed(
+    of: Reference, path: Path, features_path: Path | None, extractor: Extractor, num_workers: int
+) -> Reference:
+    """By all ranks; the first keeps the statistics at `path`."""
+    assert of.images is not None
+    once = f"once: they are kept in {path.parent}"
     logging.info(f"computing the statistics of {of.name} by {extractor.name}, {once}")
     moments = Moments(extractor.dim, extractor.device)
-    features = torch.zeros(len(of.images) if with_features else 0, extractor.dim)
+    features = torch.zeros(len(of.images) if features_path else 0, extractor.dim)
     mine = list(plain_order(len(of.images), CHUNK))[distributed.rank() :: distributed.world_size()]
     with progress_bar(len(mine), unit="batch", desc="reference") as bar:
         for batch, images in load(of.images, mine, slice, num_workers):
             found, _ = extractor(images)
             moments.add(found)
-            if with_features:
+            if features_path:
                 features[torch.from_numpy(batch.indices)] = found.cpu()
             bar.update()
     moments.sum_over_ranks()
@@ -127,7 +148,7 @@ def compute(
     # Keep them: the statistics in pytorch-fid's layout, the features in an archive with checksums too.
     gaussian = moments.gaussian()
     if distributed.is_main():
-        if with_features:
+        if features_path:
             _keep(features_path, features=features.numpy())
         _keep(path, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy(), of=of.name)
     return of._replace(gaussian=gaussian, features=features)

@@ -49,7 +49,7 @@ def export(diffusion: Diffusion, options: Options) -> None:
     # Write them.
     if path.suffix == ".pth":
         what = "upstream's list"
-        storage.save(path, upstream.pack(checkpoint))
+        storage.save(path, upstream.pack(checkpoint), new=True)
     elif path.name.endswith(".fp16.safetensors"):  # diffusers' way to name half precision
         what = "bare weights in half precision"
         storage.save_safetensors(path, _halved(weights, path))

@@ -169,7 +169,7 @@ def _batches(
     order = training_order(n, training.batch_size, *position, training.n_epochs)
     if isinstance(dataset, Tensor):
         dataset = on_device(dataset, state.diffusion.device)
-    loaded = load(dataset, order, distributed.share_of, config.data.num_workers)
+    loaded = load(dataset, order, distributed.share_of, config.data.num_workers, config.data.on_error)
     begun = state.step
     try:
         yield from report.awaiting(loaded)

@@ -74,7 +74,10 @@ def check_same_model(options: Options, config: Config) -> None:
 
 
 def may_begin(options: Options) -> bool:
-    """Whether a new run may have this name; an old one moves aside. Raises Refusal if nobody can be asked."""
+    """Whether a new run may have this name; an old one moves aside. Raises Refusal if nobody can be asked,
+    and for a name that is not a place of its own.
+    """
+    _check_place(options)
     if not any(map(files.has_content, (options.log_dir, options.tensorboard_dir))):
         return True
     if options.ni or options.resume_training == "auto":
@@ -89,6 +92,32 @@ def may_begin(options: Options) -> bool:
     except EOFError:
         return False
     return answer.strip().lower() in ("y", "yes")
+
+
+def _check_place(options: Options) -> None:
+    """Raise Refusal where the run's folder leads elsewhere, or has to do with another run or other files."""
+    for folder in (options.log_dir, options.tensorboard_dir):
+        top, real = Path(options.exp, folder.relative_to(options.exp).parts[0]), folder.resolve()
+        if not real.is_relative_to(top.resolve()):
+            raise Refusal(f"{folder} leads to {real}, out of {top}; take another --doc, or another --exp")
+    folder = options.log_dir
+    parents = folder.parents[: len(Path(options.doc).parts) - 1]
+    outer = next((parent for parent in parents if _is_run(parent)), None)
+    inner = next((path.parent for path in folder.rglob("*/*") if _is_of_run(path)), None)
+    if outer or inner:
+        lies = f"lies in the run {outer}" if outer else f"has the run {inner} inside"
+        raise Refusal(f"{folder} {lies}; take another --doc")
+    if files.has_content(folder) and not _is_run(folder):
+        raise Refusal(f"{folder} holds files that are not a run's; take another --doc")
+
+
+def _is_run(folder: Path) -> bool:
+    return folder.is_dir() and any(map(_is_of_run, folder.iterdir()))
+
+
+def _is_of_run(path: Path) -> bool:
+    """Whether a run of this program, or of upstream's, has a file of this name."""
+    return path.suffix == ".pth" or path.name in ("config.yml", "stdout.txt")
 
 
 def begin(options: Options, config: Config) -> None:

@@ -104,3 +104,23 @@ def test_workers_do_not_need_shared_memory():
     loaded = list(load(Numbers(), plain_order(6, 3), slice, num_workers=1))
     assert [images[:, 0, 0, 0].tolist() for _, images in loaded] == [[0, 1, 2], [3, 4, 5]]
     assert not any(images.is_shared() for _, images in loaded)
+
+
+def test_a_run_has_a_place_of_its_own(run, tmp_path):
+    """Nothing outside of the logs is moved, no run within another, and nothing that is not a run."""
+    for name in ("a/b", "c", "link"):
+        (tmp_path / "logs" / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(run.exp / "logs" / "d", tmp_path / "logs" / "a" / "b")
+    for folder in (tmp_path / "photos", tmp_path / "logs" / "c"):
+        folder.mkdir()
+        (folder / "holiday.jpg").write_bytes(b"a photo")
+    (tmp_path / "logs" / "link").symlink_to(tmp_path / "photos")
+    command = ("--config", run.config, "--exp", tmp_path, "--ni", "--doc")
+    for doc, says in (
+        ("link", f"leads to {tmp_path}/photos, out of {tmp_path}/logs"),
+        ("link/x", f"leads to {tmp_path}/photos/x, out of {tmp_path}/logs"),
+        ("a", f"has the run {tmp_path}/logs/a/b inside"),
+        ("a/b/x/y", f"lies in the run {tmp_path}/logs/a/b"),
+        ("c", "holds files that are not a run's"),
+    ):
+        refuses(*command, doc, says=(says, "take another --doc"), tree=tmp_path)
