@@ -1,12 +1,12 @@
 # make demo: samples of the network that lies in models/pretrained, then digits from nothing to samples.
 # make test: the whole suite. make lint: style and types.
-# make fuzz: the readers of files, at length. All install what they need into .venv first.
+# make fuzz, make soak: reliability at length, outside of the suite. All install what they need into .venv first.
 # `make demo EXP=folder` for another folder than demo/, DIGITS=file for another config than digits.yml.
 PYTHON ?= python3
 EXP ?= demo
 DIGITS ?= digits.yml
 
-.PHONY: demo fashion digits test lint fuzz
+.PHONY: demo fashion digits test lint fuzz soak
 .DELETE_ON_ERROR:
 
 main := .venv/bin/python main.py --exp $(EXP)
@@ -44,6 +44,11 @@ test: .venv/dev
 CASES ?= 100000
 fuzz: .venv/dev
 	FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q tests/faults/test_fuzz.py
+
+# Training and sampling under random signals, for MINUTES: the same to the bit as undisturbed, or it fails.
+MINUTES ?= 60
+soak: .venv/dev
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: .venv/dev
 	.venv/bin/ruff check .

@@ -104,12 +104,12 @@ def _weights_there(diffusion: Diffusion, options: Options) -> Loaded | None:
 def _plan_training(diffusion: Diffusion, options: Options, n: int) -> None:
     # Where does it begin, and when does it end?
     training, optim = diffusion.config.training, diffusion.config.optim
-    checkpoint = run_folder.checkpoint_to_resume(options)
+    checkpoint, source = run_folder.checkpoint_to_resume(options)
     if checkpoint is None and options.starts_from_weights:
         _weights_there(diffusion, options)
     state = TrainingState(diffusion, options.seed)
     if checkpoint is not None:
-        state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
+        state.restore(checkpoint, str(source))
     elif files.has_content(options.log_dir):
         print(f"the run that is in {options.log_dir} would be moved aside")
     start, end = state.step, max(state.step, final_step(state, n))

@@ -49,7 +49,7 @@ class Draws(NamedTuple):
 def train(diffusion: Diffusion, options: Options) -> None:
     """Train the network as the run `doc`: from its last checkpoint, from given weights or from the start."""
     config = diffusion.config
-    checkpoint = run_folder.checkpoint_to_resume(options)
+    checkpoint, source = run_folder.checkpoint_to_resume(options)
     if checkpoint is not None:
         run_folder.check_same_model(options, config)
     if checkpoint is None and not run_folder.may_begin(options):
@@ -66,7 +66,7 @@ def train(diffusion: Diffusion, options: Options) -> None:
         begins = f"from the {given.kind} weights of {given.name} (average, optimizer and steps begin anew)"
     state = TrainingState(diffusion, seed)
     if checkpoint is not None:
-        state.restore(checkpoint, str(options.log_dir / "ckpt.pth"))
+        state.restore(checkpoint, str(source))
         begins = f"continuing after step {state.step}"
 
     # Read the data: after the weights, for it may take a download.

@@ -25,19 +25,19 @@ MEANING: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def checkpoint_to_resume(options: Options) -> Checkpoint | None:
-    """The run's last checkpoint; None for a new run.
+def checkpoint_to_resume(options: Options) -> tuple[Checkpoint | None, Path]:
+    """The run's last checkpoint, None for a new run; and its file.
 
     Where ckpt.pth is damaged or gone, --resume_training auto takes the newest snapshot that is whole.
     Raises Refusal where there is none to continue.
     """
-    if options.resume_training is None:
-        return None
     path = options.log_dir / "ckpt.pth"
+    if options.resume_training is None:
+        return None, path
     fault = f"{path} does not exist"
     if path.exists():
         try:
-            return load_checkpoint(path)
+            return load_checkpoint(path), path
         except Refusal as error:
             fault = str(error)
     snapshot, checkpoint = _newest_whole_snapshot(options.log_dir)
@@ -46,7 +46,7 @@ def checkpoint_to_resume(options: Options) -> Checkpoint | None:
     if options.resume_training == "auto":
         if snapshot is not None:
             logging.warning(f"{fault}: going on from {snapshot}, which is whole")
-        return checkpoint
+        return checkpoint, snapshot or path
     if snapshot is None:
         raise Refusal(f"--resume_training: there is no run to continue: {fault}; auto starts one")
     raise Refusal(f"{fault}; {snapshot} is whole: --resume_training auto goes on from it")

@@ -45,6 +45,8 @@ def test_auto_goes_on_from_the_newest_whole_snapshot(run, copy, damage):
                 path.unlink()
     command, auto = resume(run, copy)
     refuses(*command, "--resume_training", says=(f"ckpt_{older}.pth is whole",), tree=copy)
+    wider = ("--set", "model.num_res_blocks=2")
+    refuses(*command, *auto, *wider, says=(f"ckpt_{older}.pth has no parameter",), tree=copy)
     said = main(*command, *auto).stderr
     assert f"ckpt_{older}.pth, which is whole" in said and f"continuing after step {older}" in said
     assert torch.load(copy / "ckpt.pth", weights_only=True)["step"] == 8
