@@ -10,6 +10,7 @@ descriptors of an undisturbed process may not grow. The exit code is 0 only then
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
@@ -25,10 +26,10 @@ import yaml
 
 from benchmarks.measuring import ROOT, machine
 
-STEPS, IMAGES = 400, 64
+IMAGES = 64
 # And the exit codes that they may give. Before the first step a signal ends the process as it always does.
 SIGNALS = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "SIGUSR1": {0, -10}}
-LONGEST = 40.0  # seconds from a start to its signal; importing torch takes some of them
+LONGEST = 15.0  # seconds of a process's own time before its signal; importing torch takes some of them
 GROWTH = 1.1  # of memory, from the middle of a process to its end
 
 
@@ -39,6 +40,7 @@ class Fault(Exception):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--steps", type=int, default=400, help="of each training")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     end, chance = time.monotonic() + 60 * arguments.minutes, random.Random(arguments.seed)
@@ -46,7 +48,7 @@ def main() -> int:
     while time.monotonic() < end or not counts["rounds"]:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                _round(Path(folder), chance, counts)
+                _round(Path(folder), arguments.steps, chance, counts)
             except Fault as fault:
                 print(f"FAULT in round {counts['rounds'] + 1}: {fault}", file=sys.stderr)
                 return 1
@@ -56,9 +58,9 @@ def main() -> int:
     return 0
 
 
-def _round(folder: Path, chance: random.Random, counts: Counter[str]) -> None:
+def _round(folder: Path, steps: int, chance: random.Random, counts: Counter[str]) -> None:
     tree = yaml.safe_load((ROOT / "configs" / "digits.yml").read_text())
-    tree["training"] |= {"n_iters": STEPS, "snapshot_freq": 20, "keep_snapshots": 3}
+    tree["training"] |= {"n_iters": steps, "snapshot_freq": 20, "keep_snapshots": 3}
     tree["sampling"] |= {"batch_size": 8}
     config = folder / "c.yml"
     config.write_text(yaml.safe_dump(tree))
@@ -71,7 +73,7 @@ def _round(folder: Path, chance: random.Random, counts: Counter[str]) -> None:
             words = [*map(str, [*command, "--exp", folder / exp])]
             _undisturbed(words) if exp == "calm" else _disturbed(words, chance, counts)
         if command is train:
-            _compare_weights(*(folder / exp / "logs" / "d" / "ckpt.pth" for exp in ("calm", "stormy")))
+            _compare_weights(steps, *(folder / exp / "logs" / "d" / "ckpt.pth" for exp in ("calm", "stormy")))
     _compare_images(*(folder / exp / "image_samples" / "images" for exp in ("calm", "stormy")))
     shutil.rmtree(folder / "calm")
 
@@ -98,26 +100,34 @@ def _disturbed(words: list[str], chance: random.Random, counts: Counter[str]) ->
     """The same command again and again, until it ends before its signal comes."""
     while True:
         process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        name = chance.choice([*SIGNALS])
-        try:
-            process.wait(chance.uniform(0, LONGEST))
-        except subprocess.TimeoutExpired:
-            process.send_signal(getattr(signal, name))
-            counts[name] += 1
-            _check(process, SIGNALS[name] | {0})
-        else:
+        name, moment = chance.choice([*SIGNALS]), chance.uniform(0, LONGEST)
+        while process.poll() is None and _seconds_of(process.pid) < moment:
+            time.sleep(0.05)
+        if process.poll() is not None:
             return _check(process, {0})
+        process.send_signal(getattr(signal, name))
+        counts[name] += 1
+        _check(process, SIGNALS[name] | {0})
+
+
+def _seconds_of(pid: int) -> float:
+    """That a process has computed; it may just have ended."""
+    try:
+        numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _check(process: subprocess.Popen[str], codes: set[int]) -> None:
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=3600)
     if process.returncode not in codes or "Traceback" in said:
         raise Fault(f"exit code {process.returncode}: {said[-2000:]}")
 
 
-def _compare_weights(*paths: Path) -> None:
+def _compare_weights(steps: int, *paths: Path) -> None:
     calm, stormy = (torch.load(path, weights_only=True) for path in paths)
-    if calm["step"] != STEPS or stormy["step"] != STEPS:
+    if calm["step"] != steps or stormy["step"] != steps:
         raise Fault(f"the runs ended at steps {calm['step']} and {stormy['step']}")
     state = [content["optimizer"]["state"] for content in (calm, stormy)]
     parts = [

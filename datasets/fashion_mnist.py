@@ -1,14 +1,12 @@
 """FASHION_MNIST (Xiao et al. 2017): 28x28 greyscale, padded to 32x32."""
 
 import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from configs import DataConfig
-from configs.refusal import Refusal
+from configs import DataConfig, door
 from datasets.download import download
 from datasets.pictures import in_memory
 
@@ -24,12 +22,11 @@ def read(data: DataConfig, root: Path, train: bool) -> Tensor:
     path = next(filter(Path.is_file, places), None)
     if path is None:
         path = download("FASHION_MNIST", f"{URL}{name}.gz", MD5[train], root, "the four *-ubyte.gz files")
-    try:
-        content = path.read_bytes() if path.suffix != ".gz" else gzip.decompress(path.read_bytes())
+    with door.reading(path, "an IDX file of images"):
+        content = door.regular(path).read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
         magic, n, height, width = np.frombuffer(content, ">i4", count=4)
+        if magic != 0x00000803:
+            raise ValueError(f"it begins with {magic:#x}")
         images = np.frombuffer(content, np.uint8, offset=16).reshape(n, height, width)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise Refusal(f"{path} is damaged: {error}") from None
-    if magic != 0x00000803:
-        raise Refusal(f"{path} is damaged: it is not an IDX file of images")
-    return in_memory(images, data.shape, pad=2)
+        return in_memory(images, data.shape, pad=2)

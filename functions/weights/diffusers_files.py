@@ -1,12 +1,12 @@
 """The files of a diffusers folder that hold its network and an average: whole, in half precision, shards."""
 
-import json
 import logging
 import re
 from pathlib import Path
 
 from torch import Tensor
 
+from configs import door
 from configs.refusal import Refusal
 from functions.weights import storage, wrappers
 from functions.weights.checkpoint import is_weights
@@ -68,10 +68,8 @@ def _file_in(folder: Path, parts: tuple[str, ...]) -> Path | None:
 
 def _shards(index: Path) -> dict[str, Tensor]:
     """The weights of all files that an index names."""
-    try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refusal(f"{index} is not an index of shards ({error})") from None
+    with door.reading(index, "an index of shards"):
+        files = sorted(set(door.read_json(index, "an index of shards")["weight_map"].values()))
     weights: dict[str, Tensor] = {}
     for name in files:
         path = index.parent / Path(str(name)).name  # beside the index, nowhere else

@@ -3,6 +3,7 @@
 `make fuzz` does the same with 100,000 inputs; docs/reliability.md has its figures.
 """
 
+import gzip
 import io
 import json
 import shutil
@@ -406,6 +407,27 @@ def test_zip_files_of_pictures(where, content):
             assert all(image.shape == (3, 8, 8) for image in images)
 
         told(read, "z.zip")
+
+
+IDX = bytes.fromhex("00000803") + b"".join(n.to_bytes(4, "big") for n in (2, 4, 4)) + bytes(32)
+PARTITION = "".join(f"{i}.jpg {i % 3}\n" for i in range(5)).encode()
+
+
+@cases(60)
+@given(st.one_of(damaged(IDX, gzip.compress(IDX))), st.sampled_from(["", ".gz"]))
+def test_idx_files(where, content, suffix):
+    folder = filled(where / "idx", {f"train-images-idx3-ubyte{suffix}": content})
+    told(lambda: get_dataset(data_config("FASHION_MNIST", 8, 1), folder, train=True), "idx3-ubyte")
+
+
+@cases(60)
+@given(
+    st.deferred(lambda: damaged(PARTITION)), st.deferred(lambda: damaged(encoded(photo(178, 218), "JPEG")))
+)
+def test_celebas_partition(where, content, picture):
+    files = {f"img_align_celeba/{i}.jpg": picture for i in range(5)}
+    folder = filled(where / "faces", {"list_eval_partition.txt": content, **files})
+    told(lambda: list(get_dataset(data_config("CELEBA", 8), folder, train=True)), "faces")
 
 
 @lru_cache
