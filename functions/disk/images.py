@@ -1,5 +1,6 @@
 """8-bit images on disk: the only PNG writer, and contact sheets."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from functions.disk import files
@@ -85,14 +86,20 @@ def _is_whole(path: Path) -> bool:
     return False
 
 
-def sheet_of_files(path: Path, folder: Path, rows: Sequence[Sequence[str]]) -> None:
-    """A contact sheet of the files `rows` of `folder`."""
+def sheet_of_files(
+    path: Path,
+    folder: Path,
+    rows: Sequence[Sequence[str]],
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> None:
+    """A contact sheet of the files `rows` of `folder`, with names at the left and above, if there are any."""
 
     def cell(name: str) -> Image.Image:
         with Image.open(folder / name) as image:
             return _cell(image)
 
-    _write_sheet(path, [[cell(name) for name in row] for row in rows])
+    _write_sheet(path, [[cell(name) for name in row] for row in rows], row_names, column_names)
 
 
 def sheet(path: Path, rows: Sequence[Sequence[Tensor]]) -> None:
@@ -100,13 +107,28 @@ def sheet(path: Path, rows: Sequence[Sequence[Tensor]]) -> None:
     _write_sheet(path, [[_cell(_to_pil(image)) for image in row] for row in rows])
 
 
-def _write_sheet(path: Path, cells: Sequence[Sequence[Image.Image]]) -> None:
-    first = cells[0][0]
+def _write_sheet(
+    path: Path,
+    cells: Sequence[Sequence[Image.Image]],
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> None:
+    first, font = cells[0][0], ImageFont.load_default()
     width, height = first.width + GAP, first.height + GAP
-    picture = Image.new(first.mode, (max(map(len, cells)) * width + GAP, len(cells) * height + GAP), "white")
+    # Make room for the names.
+    left = max((math.ceil(font.getlength(name)) + 2 * GAP for name in row_names), default=0)
+    top = math.ceil(font.getbbox("0")[3]) + GAP if column_names else 0
+    size = (left + max(map(len, cells)) * width + GAP, top + len(cells) * height + GAP)
+    picture = Image.new(first.mode, size, "white")
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            picture.paste(cell, (GAP + x * width, GAP + y * height))
+            picture.paste(cell, (left + GAP + x * width, top + GAP + y * height))
+
+    draw = ImageDraw.Draw(picture)
+    for y, name in enumerate(row_names):
+        draw.text((left - GAP, top + y * height + height / 2), name, "black", font, anchor="rm")
+    for x, name in enumerate(column_names):
+        draw.text((left + x * width + width / 2, top), name, "black", font, anchor="mb")
     with files.atomic(path, durable=False) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 

@@ -59,6 +59,7 @@ class Metric(ABC):
     reference: ClassVar[Collection[str]] = ()  # the parts of the reference that it needs
     usual_n: ClassVar[int] = 0  # images of published values, where all have as many
     shown: ClassVar[tuple[str, ...]] = ()  # in tables: a name, and the result's keys of value and spread
+    spread: ClassVar[str] = ""  # what that ± is
 
     @abstractmethod
     def compute(self, evidence: Evidence) -> Result: ...
@@ -78,7 +79,7 @@ class FID(Metric):
     """Fréchet distance (arXiv 1706.08500), with its 95 % interval."""
 
     fewest, samples, reference, usual_n = 2, "moments", ["gaussian"], 50_000
-    shown = ("fid", "value", "half_width")
+    shown, spread = ("fid", "value", "half_width"), "half of the 95 % interval of these images"
 
     def compute(self, evidence: Evidence) -> Result:
         assert evidence.reference.gaussian is not None
@@ -93,6 +94,7 @@ class InceptionScore(Metric):
     """Over ten splits (arXiv 1606.03498), shuffled as torch-fidelity does."""
 
     fewest, samples, usual_n, shown = 10, "logits", 50_000, ("is", "mean", "std")
+    spread = "standard deviation over 10 splits"
 
     def compute(self, evidence: Evidence) -> Result:
         from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
@@ -110,6 +112,7 @@ class KID(Metric):
     """Kernel distance (arXiv 1801.01401) over 100 pairs of subsets of 1000, or of all if fewer."""
 
     fewest, samples, reference, shown = 2, "features", ["features"], ("kid", "mean", "std")
+    spread = "standard deviation over 100 pairs of subsets"
 
     def compute(self, evidence: Evidence) -> Result:
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric

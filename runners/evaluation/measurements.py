@@ -65,9 +65,14 @@ def _read(folder: Path, identity: dict[str, Any]) -> list[Measurement]:
 def numbers(measured: Measurement) -> dict[str, Number]:
     """All numbers of a measurement, by name."""
     found: dict[str, Number] = {}
-    for metric, result in measured["metrics"].items():
-        found |= METRICS[metric].numbers(result)
+    for metric in measured["metrics"]:
+        found |= numbers_of(measured, metric)
     return found
+
+
+def numbers_of(measured: Measurement, metric: str) -> dict[str, Number]:
+    """Those of one metric."""
+    return METRICS[metric].numbers(measured["metrics"][metric])
 
 
 def notes(measured: Measurement) -> dict[str, str]:

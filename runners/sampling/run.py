@@ -14,6 +14,7 @@ from runners.evaluation.evaluator import Evaluator
 from runners.load import load_weights, with_own_clipping
 from runners.sampling import cells, tables
 from runners.sampling.folder import Folder, fill
+from runners.sampling.result import Result
 from runners.sampling.tasks import TASKS
 from runners.speed import Speed
 
@@ -48,7 +49,7 @@ def write_samples(diffusion: Diffusion, options: Options) -> None:
         measured = fill(folder, loaded, speed, evaluator, folders[k + 1 :], reuse=reuse)
         steps, evaluations = len(folder.sampling.timesteps), folder.evaluations_of_chain
         cost = (steps, evaluations, len(folder.files))
-        results.append(tables.Result(folder.options, loaded.name, loaded.step, *cost, measured))
+        results.append(Result(folder.options, loaded.name, loaded.step, *cost, measured))
         if measured and not options.is_grid and distributed.is_main():
             print(measurements.table(measured, published.published_fid(config, options)))
 

@@ -1,48 +1,32 @@
 """What a grid came to: table.md, table.json and table.png in its folder, and a sheet with a row a cell."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from configs import Config
-from configs.choices import SAMPLERS
+from configs.choices import METRICS, SAMPLERS
 from configs.options import Options
 from functions.disk import files, images, plots
 from functions.disk.tables import columns, markdown
-from functions.metrics.metrics import Number
+from functions.metrics import metrics
 from runners.evaluation import measurements
 from runners.evaluation.published import Published, find
+from runners.sampling import kept_cells
 from runners.sampling.cells import checkpoint_label
+from runners.sampling.result import Result
 
 SHEET_COLUMNS = 16
 
 
 @dataclass(frozen=True)
-class Result:
-    """A cell: options, the checkpoint's name and step (0 if unknown), cost, size, the measurement."""
-
-    options: Options
-    checkpoint: str
-    step: int
-    evaluated: int  # timesteps of τ
-    evaluations: int  # of the network for an image (NFE)
-    n: int  # chains
-    measured: dict[str, Any] | None
-    own: dict[str, Number] = field(default_factory=dict)  # the task's, and what they are
-    note: str = ""
-
-    @property
-    def numbers(self) -> dict[str, Number]:
-        """All that was measured, by name."""
-        return (measurements.numbers(self.measured) if self.measured else {}) | self.own
-
-
-@dataclass(frozen=True)
 class Entry:
-    """A number over the seeds of otherwise equal cells. spread: its standard deviation, None for one seed."""
+    """A number over the seeds of otherwise equal cells.
+
+    spread: its standard deviation over them, or for one seed what its metric gives as ±; None without one.
+    """
 
     results: list[Result]
     value: float
@@ -58,10 +42,13 @@ class Entry:
         return f"{value} ({source} {theirs:g}, ×{self.value / theirs:.3g})"
 
 
-def write(options: Options, config: Config, results: list[Result]) -> None:
-    """Write the tables and the sheet, and print table.md."""
-    names = list(results[0].numbers)
-    entries = {name: _entries(config, results, name) for name in names}
+def write(options: Options, config: Config, made: list[Result]) -> None:
+    """Write the tables and the sheet, and print table.md. Cells of earlier commands stay in them."""
+    before = kept_cells.earlier(options, {result.options.image_folder for result in made})
+    results = [*before, *made]
+    measured = made if any(result.numbers for result in made) else before
+    names = list(dict.fromkeys(name for result in measured for name in result.numbers))
+    entries = {name: _entries(config, [r for r in results if name in r.numbers], name) for name in names}
     folder = options.image_dir
 
     content = {
@@ -69,16 +56,16 @@ def write(options: Options, config: Config, results: list[Result]) -> None:
         "over_seeds": {name: [_summary(entry) for entry in column] for name, column in entries.items()},
     }
     files.write_text(folder / "table.json", json.dumps(content, indent=1) + "\n")
-    text = _text(options, results, entries)
+    text = _text(results, entries)
     files.write_text(folder / "table.md", text)
     if names:
-        _plot(folder / "table.png", options, names[0], entries[names[0]])
+        _plot(folder / "table.png", names[0], entries[names[0]])
     print(text)
-    print(
-        f"{len(results)} cells in {folder}, with table.md, table.json" + (" and table.png" if names else "")
-    )
+    of_before = f" ({len(before)} of earlier commands)" if before else ""
+    pictures = " and table.png" if names else ""
+    print(f"{len(results)} cells{of_before} in {folder}, with table.md, table.json{pictures}")
     if options.keep_images:
-        _write_sheet(options, [Path(result.options.image_folder).name for result in results], results[0].n)
+        _write_sheet(options, results)
 
 
 def single(config: Config, result: Result) -> str:
@@ -90,25 +77,31 @@ def single(config: Config, result: Result) -> str:
     return "\n".join(filter(None, [columns(rows), result.note]))
 
 
-def _write_sheet(options: Options, folders: Sequence[str], n: int) -> None:
-    """A row for each cell: its first images. Where seeds agree, a column is one x_T."""
-    shown = range(min(n, SHEET_COLUMNS))
+def _write_sheet(options: Options, results: list[Result]) -> None:
+    """A row for each cell that has images: its first ones. Where seeds agree, a column is one x_T."""
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        names = [f"{i}.png" for i in range(min(result.n, SHEET_COLUMNS))]
+        if all((result.folder / name).is_file() for name in names):
+            rows[result.folder.name] = [f"{result.folder.name}/{name}" for name in names]
     path = options.image_dir.with_name(f"{options.image_dir.name}.png")
-    images.sheet_of_files(
-        path, options.image_dir, [[f"{folder}/{i}.png" for i in shown] for folder in folders]
-    )
-    print(f"contact sheet {path}, a row for each cell: {', '.join(folders)}")
+    columns = [str(i) for i in range(max(map(len, rows.values())))]
+    images.sheet_of_files(path, options.image_dir, list(rows.values()), list(rows), columns)
+    print(f"contact sheet {path}, a row for each cell, a column for each image")
 
 
 def _entries(config: Config, results: list[Result], name: str) -> list[Entry]:
-    by_cell: dict[Options, list[Result]] = {}
+    by_cell: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
-        by_cell.setdefault(replace(result.options, seeds=(), image_folder=""), []).append(result)
+        of = result.options
+        key = (result.checkpoint, result.step, of.sampler_label, of.skip_type, of.S)
+        by_cell.setdefault(key, []).append(result)
     entries = []
     for group in by_cell.values():
-        values = [result.numbers[name].value for result in group]
-        published = find(name, config, group[0].options)
-        entries.append(Entry(group, mean(values), stdev(values) if len(values) > 1 else None, published))
+        numbers = [result.numbers[name] for result in group]
+        values = [number.value for number in numbers]
+        spread = stdev(values) if len(values) > 1 else numbers[0].spread
+        entries.append(Entry(group, mean(values), spread, find(name, config, group[0].options)))
     return entries
 
 
@@ -125,6 +118,11 @@ def _cell(config: Config, result: Result) -> dict[str, Any]:
         "evaluated": result.evaluated,
         "evaluations": result.evaluations,
         "seed": options.seed,
+        "order": options.order,
+        "method": options.method,
+        "images": result.n,
+        "own": {name: number.value for name, number in result.own.items()},
+        "note": result.note,
         "numbers": {name: number.value for name, number in found.items()},
         "paper_fid": published.value if published else None,
         "published_by": published.source if published else None,
@@ -151,23 +149,31 @@ def _summary(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _row(options: Options, result: Result, *, checkpoint: bool = True) -> str:
+def _row(results: list[Result], result: Result, *, checkpoint: bool = True) -> str:
     """The name of a row: its sampler, after its checkpoint and before its spacing where there are several."""
     parts = [result.options.sampler_label]
-    if checkpoint and len(options.ckpts) > 1:
-        parts.insert(0, checkpoint_label(result.options.ckpts[0], options.ckpts))
-    if len(_spacings(options)) > 1:
+    steps = _checkpoints(results)
+    if checkpoint and (len(steps) > 1 or len(steps[result.checkpoint]) > 1):
+        step = f" step {result.step}" if len(steps[result.checkpoint]) > 1 else ""
+        parts.insert(0, checkpoint_label(result.checkpoint, list(steps)) + step)
+    if len(_spacings(results)) > 1:
         parts.append(result.options.spacing_label)
     return ", ".join(parts)
 
 
-def _spacings(options: Options) -> tuple[str, ...]:
-    """Those that were asked, or else each sampler's own."""
-    own = (SAMPLERS[name].spacing for name in options.sample_types)
-    return options.skip_types or tuple(dict.fromkeys(own))
+def _checkpoints(results: list[Result]) -> dict[str, set[int]]:
+    """Their names, with the steps that they had when images were made."""
+    found: dict[str, set[int]] = {}
+    for result in results:
+        found.setdefault(result.checkpoint, set()).add(result.step)
+    return found
 
 
-def _text(options: Options, results: list[Result], entries: dict[str, list[Entry]]) -> str:
+def _spacings(results: list[Result]) -> list[str]:
+    return list(dict.fromkeys(result.options.spacing_label for result in results))
+
+
+def _text(results: list[Result], entries: dict[str, list[Entry]]) -> str:
     """A table for each number, evaluations in columns, and what all of them have in common."""
     parts = []
     costs = sorted({result.evaluations for result in results})
@@ -175,29 +181,51 @@ def _text(options: Options, results: list[Result], entries: dict[str, list[Entry
         rows: dict[str, dict[int, str]] = {}
         for entry in column:
             first = entry.results[0]
-            row = rows.setdefault(_row(options, first), {})
+            row = rows.setdefault(_row(results, first), {})
             # Two S can cost the same, as 400 and 500 uniform steps of 1000 do.
             row[first.evaluations] = "; ".join(filter(None, [row.get(first.evaluations), entry.text]))
         lines = [[name, *(cells.get(cost, "") for cost in costs)] for name, cells in rows.items()]
         parts.append(f"## {name}\n\n" + markdown(["", *(f"NFE {cost}" for cost in costs)], lines))
         if name == "fid" and len(column) > 1:
             best = min(column, key=lambda entry: entry.value).results[0]
-            parts.append(f"Lowest: {_row(options, best)}, S = {best.options.S}, {best.checkpoint}\n")
-    if not entries:
-        lines = [[r.options.image_folder, str(r.options.S), str(r.evaluations)] for r in results]
-        parts.append(markdown(["folder", "steps asked", "evaluations (NFE)"], lines))
+            parts.append(f"Lowest: {_row(results, best)}, S = {best.options.S}, {best.checkpoint}\n")
+    if without := [result for result in results if not result.numbers]:
+        parts.append(_plain_table(without))
 
-    parts.append(f"- NFE: evaluations of the network for an image; {', '.join(_spacings(options))} steps")
+    parts.append(f"- NFE: evaluations of the network for an image; {', '.join(_spacings(results))} steps")
     parts += [f"- {line}" for line in _differing(results)]
-    over = ": mean ± standard deviation" if len(options.seeds) > 1 else ""
-    parts.append(f"- seed {', '.join(map(str, options.seeds))}{over}")
-    parts += [f"- {results[0].note}"] * bool(results[0].note)
-    measured = results[0].measured
-    if measured:
-        names = f"reference {measured['reference']['name']}, {measured['extractor']['name']}"
-        parts.append(f"- N = {measured['num_samples']}, {names}")
-        parts += [f"- {metric}: {note}" for metric, note in measurements.notes(measured).items() if note]
+    seeds = list(dict.fromkeys(result.options.seed for result in results))
+    several = any(len(entry.results) > 1 for column in entries.values() for entry in column)
+    parts.append(f"- seed {', '.join(map(str, seeds))}" + several * ": mean ± standard deviation")
+    parts += [f"- {note}" for note in dict.fromkeys(result.note for result in results) if note]
+    parts += [f"- {line}" for line in _how_measured(results, one_seed=not several)]
     return "\n".join(parts) + "\n"
+
+
+def _plain_table(results: list[Result]) -> str:
+    """Of cells without numbers: how each was made."""
+    lines = []
+    for result in results:
+        of = result.options
+        eta = f"{of.eta:g}" if SAMPLERS[of.sample_type].takes_eta else ""
+        how = [of.image_folder, of.sample_type, eta, of.spacing_label]
+        lines.append([*how, str(of.S), str(result.evaluations), str(of.seed)])
+    return markdown(["folder", "sampler", "η", "spacing", "steps asked", "NFE", "seed"], lines)
+
+
+def _how_measured(results: list[Result], *, one_seed: bool) -> list[str]:
+    """N, reference and extractor, with their cells where these differ; what ± is; notes of the metrics."""
+    ways: dict[str, list[str]] = {}
+    said: list[str] = []
+    for result in results:
+        if measured := result.measured:
+            names = f"reference {measured['reference']['name']}, {measured['extractor']['name']}"
+            ways.setdefault(f"N = {measured['num_samples']}, {names}", []).append(result.folder.name)
+            spreads = {metric: metrics.METRICS[metric].spread for metric in measured["metrics"]}
+            said += [f"± of {metric}: {spread}" for metric, spread in spreads.items() if spread and one_seed]
+            said += [f"{metric}: {note}" for metric, note in measurements.notes(measured).items() if note]
+    lines = [way + (f": {', '.join(of)}" if len(ways) > 1 else "") for way, of in ways.items()]
+    return lines + list(dict.fromkeys(said))
 
 
 def _differing(results: list[Result]) -> list[str]:
@@ -210,17 +238,28 @@ def _differing(results: list[Result]) -> list[str]:
     return sorted(found)
 
 
-def _plot(path: Path, options: Options, name: str, entries: list[Entry]) -> None:
+def _plot(path: Path, name: str, entries: list[Entry]) -> None:
     """A number against evaluations; against the training step where there are several checkpoints."""
-    by_step = len(options.ckpts) > 1
+    results = [entry.results[0] for entry in entries]
+    checkpoints = list(_checkpoints(results))
+    by_step, several = len(checkpoints) > 1, len({result.options.S for result in results}) > 1
     curves: dict[str, list[plots.Point]] = {}
-    for entry in entries:
-        first = entry.results[0]
-        curve, x = _row(options, first, checkpoint=False), float(first.evaluations)
+    for entry, first in zip(entries, results, strict=True):
+        curve, x = _row(results, first, checkpoint=False), float(first.evaluations)
         if by_step:
-            x = first.step or options.ckpts.index(first.options.ckpts[0])
-            curve += f", S = {first.options.S}" if len(options.step_counts) > 1 else ""
+            x = first.step or checkpoints.index(first.checkpoint)
+            curve += f", S = {first.options.S}" if several else ""
         published = entry.published.value if entry.published else None
         curves.setdefault(curve, []).append(plots.Point(x, entry.value, entry.spread, published))
     x_label = "training step" if by_step else "evaluations (NFE)"
-    plots.lines(path, curves, x_label, name.upper() if name in ("fid", "is") else name, log_x=not by_step)
+    plots.lines(path, curves, x_label, _axis(name, results[0]), log_x=not by_step)
+
+
+def _axis(name: str, result: Result) -> str:
+    """What is measured, and by which features."""
+    measured = result.measured
+    for metric in measured["metrics"] if measured else ():
+        if measured and name in measurements.numbers_of(measured, metric):
+            of = METRICS[metric] if name == metric else f"{name} ({METRICS[metric]})"
+            return f"{of}, {measured['extractor']['name']}"
+    return name

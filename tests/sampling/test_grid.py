@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def table(run, extractor, tmp_path_factory):
 def test_a_grid_writes_its_tables_and_keeps_only_numbers(table):
     folder, _, process = table
     assert "cell 12 of 12" in process.stderr and process.stderr.count("weights: ") == 1
-    assert not list(folder.glob("*/*")) and len(list(folder.glob("*.metrics.json"))) == 12
+    assert not list(folder.glob("S*/*")) and len(list(folder.glob("*.metrics.json"))) == 12
     content = json.loads((folder / "table.json").read_text())
     cells = {cell["folder"]: cell for cell in content["cells"]}
     values = [cells[f"g/S3_eta1_seed{seed}"]["numbers"]["fid"] for seed in (1, 2)]
@@ -169,7 +170,8 @@ def test_a_grid_continues_cell_by_cell(table):
     main(
         *[9 if argument == 3 else argument for argument in only_fid]
     )  # old cells have more numbers than new ones
-    assert "## precision" not in (folder / "table.md").read_text()
+    text = (folder / "table.md").read_text()
+    assert "## precision" not in text and "| NFE 4 | NFE 5 | NFE 8 | NFE 10 |" in text
 
 
 def test_numbers_without_images_are_not_replaced_by_another_runs(table):
@@ -203,10 +205,13 @@ def test_a_cell_has_the_images_of_a_single_run_and_the_network_is_built_once(run
     content = json.loads((tmp_path / "image_samples" / "g" / "table.json").read_text())
     assert [c["step"] for c in content["cells"]] == [1, 2, 4] and content["over_seeds"] == {}
     sheet = np.asarray(Image.open(tmp_path / "image_samples" / "g.png"))
-    assert sheet.shape == (3 * 50 + 2, 3 * 50 + 2)  # a row for each cell; 8x8 pixels are enlarged to 48x48
+    # A row for each cell, 8x8 pixels enlarged to 48x48; names of rows and columns at the left and above.
+    top, left = sheet.shape[0] - (3 * 50 + 2), sheet.shape[1] - (3 * 50 + 2)
     for i in range(3):
         enlarged = np.asarray(Image.open(cell / f"{i}.png")).repeat(6, 0).repeat(6, 1)
-        assert np.array_equal(sheet[52:100, 50 * i + 2 : 50 * i + 50], enlarged)
+        assert np.array_equal(sheet[top + 52 : top + 100, left + 50 * i + 2 : left + 50 * i + 50], enlarged)
+        assert (sheet[top + 50 * i : top + 50 * i + 50, : left - 2] < 128).any()
+        assert (sheet[:top, left + 50 * i : left + 50 * i + 50] < 128).any()
 
 
 def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value(
@@ -233,6 +238,43 @@ def test_the_best_checkpoint_is_named_and_the_papers_ratio_stands_beside_a_value
     ]
     assert len(values) == 2 and f"Lowest: w{values.index(min(values))}, η = 0, S = 10" in text
     assert f"(paper 0.5, ×{values[0] / 0.5:.2f}"[:-1] in text
+
+
+def test_cells_of_earlier_commands_stay_in_the_table_and_on_the_sheet(run, tmp_path):
+    """And a cell whose folder is gone does not."""
+    command = ["--config", run.config, "--exp", tmp_path, "--ckpt", run.ckpt, "-i", "g"]
+    command += ["--sample --fid --num_samples 2"]
+    folder = tmp_path / "image_samples" / "g"
+    main(*command, "--timesteps 2 3 --eta 0 1")
+    assert main(*command, "--timesteps 2 --seed 1234 5").stdout.count("\n| g/S") == 5
+    rows = [line.split(" | ") for line in (folder / "table.md").read_text().splitlines() if "| g/S" in line]
+    assert sorted((row[0], row[2], row[6]) for row in rows) == [
+        ("| g/S2_eta0_seed1234", "0", "1234 |"), ("| g/S2_eta0_seed5", "0", "5 |"),
+        ("| g/S2_eta1_seed1234", "1", "1234 |"), ("| g/S3_eta0_seed1234", "0", "1234 |"),
+        ("| g/S3_eta1_seed1234", "1", "1234 |"),
+    ]  # fmt: skip
+    assert (Image.open(tmp_path / "image_samples" / "g.png").height - 2) // 50 == 5
+
+    shutil.rmtree(folder / "S3_eta1_seed1234")
+    main(*command, "--timesteps 2 --seed 1234 5")
+    cells = json.loads((folder / "table.json").read_text())["cells"]
+    assert len(cells) == 4 and "g/S3_eta1_seed1234" not in {cell["folder"] for cell in cells}
+    (folder / "table.json").write_text("{")
+    assert "table.json" in main(*command, "--timesteps 2 --seed 1234 5").stderr
+    assert len(json.loads((folder / "table.json").read_text())["cells"]) == 2
+
+
+def test_the_interval_of_one_measurement_stands_beside_it(run, extractor, tmp_path):
+    command = sampling(run.config, run.ckpt, tmp_path, "-i", "g", "--num_samples", 20, "--timesteps 2 3")
+    said = main(*command, "--metrics fid --features", extractor, "--keep_images no").stdout
+    content = json.loads((tmp_path / "image_samples" / "g" / "table.json").read_text())
+    for cell in content["cells"]:
+        fid = cell["measured"]["metrics"]["fid"]
+        assert fid["half_width"] > 0 and f"| {fid['value']:.4g} ± {fid['half_width']:.2g} |" in said
+    assert "- ± of fid: half of the 95 % interval" in said
+    # Cells without numbers, and then all of the numbers again.
+    said = main(*command[:-1], "--timesteps 4 5").stdout
+    assert "| NFE 2 | NFE 4 |" in said and said.count("| g/S") == 2
 
 
 def test_what_is_no_grid_is_refused(run, tmp_path):
