@@ -102,7 +102,7 @@ def pack(source: Source, dest: Path, size: int, crop: str, background: Colour = 
     unfinished = dest.with_name(f"{dest.name}.partial")
     dest.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(dest.with_name(f"{dest.name}.lock"), timeout=0):
+        with FileLock(dest.with_name(f".{dest.name}.lock"), timeout=0):
             unfinished.mkdir(exist_ok=True)
             room = max(FIRST_MAP, 2 * sum(file.stat().st_size for file in unfinished.iterdir()))
             with lmdb.open(str(unfinished), room, lock=False) as environment:

@@ -109,8 +109,11 @@ def link(source: Path, path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` for this process, by a file beside it. Raises Refusal where another process has it."""
-    path = folder.with_name(f"{folder.name}.lock")
+    """Lock `folder` for this process. Raises Refusal where another process has it.
+
+    The lock is a file below .locks beside the folder, for the folder itself may be moved.
+    """
+    path = folder.parent / ".locks" / f"{folder.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):

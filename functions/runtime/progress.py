@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -40,6 +42,23 @@ def progress_bar(total: int, *, initial: int = 0, unit: str, desc: str) -> tqdm:
         mininterval=0.5 if sys.stderr.isatty() else 30,
         disable=total == initial or not distributed.is_main(),
     )
+
+
+@contextmanager
+def bar_of_all_ranks(total: int, own: int, *, unit: str, desc: str) -> Iterator[Callable[[int], None]]:
+    """A bar of the work of all ranks. Rank 0 moves it by telling what it did of its `own` part.
+
+    It has at least as much to do as another rank, so the bar is full when all are nearly ready.
+    """
+    done = 0
+    with progress_bar(total, unit=unit, desc=desc) as bar:
+
+        def did(n: int) -> None:
+            nonlocal done
+            done += n
+            bar.update(done * total // own - bar.n)
+
+        yield did
 
 
 class _FileHandler(logging.FileHandler):

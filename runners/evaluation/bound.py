@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import Subset
 
 from configs.options import Options
 from configs.refusal import Refusal
@@ -17,7 +19,7 @@ from functions.likelihood import Bound, Gaussians, bound_terms, gaussians, prior
 from functions.noise import Stream, step_noise
 from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
-from functions.runtime.progress import progress_bar
+from functions.runtime.progress import bar_of_all_ranks
 from runners.diffusion import Diffusion
 from runners.evaluation import bound_report, reference
 from runners.evaluation.loss import validation_loss
@@ -46,9 +48,10 @@ def test(diffusion: Diffusion, options: Options) -> None:
     work = f"{len(chosen)} images take {len(chosen) * T:,} evaluations of the network"
     logging.info(f"bits per dimension of {work}; --num_samples changes it")
 
-    # Compute the loss, then the bound.
+    # Compute the loss, on the same images where they were asked for, then the bound.
     began = time.monotonic()
-    loss = validation_loss(diffusion, dataset, options.seed)
+    of_loss = _subset(dataset, chosen) if "num_samples" in options.given else dataset
+    loss = validation_loss(diffusion, of_loss, options.seed)
     if not np.isfinite(loss):
         raise FloatingPointError(f"the loss is not finite ({loss}); are the weights sound?")
     speed = Speed(options, diffusion, len(chosen))
@@ -58,11 +61,18 @@ def test(diffusion: Diffusion, options: Options) -> None:
 
     if distributed.is_main():
         weights, seconds = f"{loaded.kind} weights of {loaded.path}", round(time.monotonic() - began, 1)
-        print(f"validation_loss: {loss:.6f} on {len(dataset)} {split} images, {weights}")
+        print(f"validation_loss: {loss:.6f} on {len(of_loss)} {split} images, {weights}")
         identity = {"weights": loaded.hash} | _identity(diffusion, options, chosen, dataset)
         record = {"config": options.config, "weights": weights, "batch_size": batch_size}
         record |= {"device": str(diffusion.device), "seconds": seconds}
-        bound_report.write(options, identity, record, bound, {"loss": loss, "images": len(dataset)})
+        of = {"loss": loss, "images": len(of_loss)}
+        bound_report.write(options, identity, record, bound, of, len(dataset))
+
+
+def _subset(dataset: Images, chosen: np.ndarray) -> Images:
+    if isinstance(dataset, Tensor):
+        return dataset[torch.from_numpy(chosen)]
+    return Subset(dataset, chosen.tolist())  # type: ignore[arg-type]
 
 
 def likelihood_bound(
@@ -84,7 +94,7 @@ def likelihood_bound(
     curves = torch.zeros(3, T, dtype=torch.float64, device=exact)  # sums of bits, eps_mse, x0_mse
 
     loaded = load(dataset, batches, slice, data.num_workers)
-    with progress_bar(len(indices) * T, unit="evaluation", desc="bits/dim") as bar:
+    with bar_of_all_ranks(len(chosen) * T, len(indices) * T, unit="evaluation", desc="bits/dim") as did:
         for (batch, images), terms in zip(loaded, image_terms[mine].split(batch_size), strict=False):
             levels, of = images.to(exact), batch.indices.tolist()
             noise = step_noise(seed, of, diffusion.image_shape, T, exact, Stream.LIKELIHOOD)
@@ -92,7 +102,7 @@ def likelihood_bound(
             for t, term in enumerate(bound_terms(diffusion.eps, levels, chain, low, device, noise)):
                 terms[:, 1 if t else 2] += term.bits
                 curves[:, t] += torch.stack(term).sum(dim=1)
-                bar.update(batch.size)
+                did(batch.size)
             if not (terms.isfinite().all() and curves.isfinite().all()):
                 raise FloatingPointError("the bound on the likelihood is not finite; are the weights sound?")
     bits, eps_mse, x0_mse = (distributed.all_reduce_sum(curves) / len(chosen)).cpu().numpy()

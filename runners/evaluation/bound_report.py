@@ -16,11 +16,17 @@ from functions.likelihood import Bound
 
 
 def write(
-    options: Options, identity: dict[str, Any], record: dict[str, Any], bound: Bound, loss: dict[str, Any]
+    options: Options,
+    identity: dict[str, Any],
+    record: dict[str, Any],
+    bound: Bound,
+    loss: dict[str, Any],
+    in_split: int,
 ) -> None:
     """Print the table and write the files. Their name holds a hash of `identity`, which decides the numbers.
 
     record: what else is worth knowing. loss: the validation loss and the number of its images.
+    in_split: images that the split has.
     """
     # The numbers: their key in the file, name in the table, and value of each image.
     prior, steps, decoder = bound.image_terms.T
@@ -58,7 +64,7 @@ def write(
     _write_picture(path.with_suffix(".png"), bound, f"{n} {options.reference} images, {record['weights']}")
     if options.doc:
         _write_tensorboard(options.tensorboard_dir / path.stem, curves)
-    of = f"{n} of {loss['images']} {options.reference} images, seed {options.seed}, {record['weights']}"
+    of = f"{n} of {in_split} {options.reference} images, seed {options.seed}, {record['weights']}"
     print(f"{of}\n{'':28}{'mean':>10}{'± error':>10}{'images':>8}")
     for name, mean, error in rows:
         print(f"{name:28}{mean:10.4f}{'' if error is None else f'{error:.4f}':>10}{n:8}")

@@ -1,21 +1,21 @@
 """A folder of images: from its manifest and its lock to the last PNG and the contact sheet."""
 
 import logging
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.choices import SAMPLERS
 from functions.disk import files, images, manifest
 from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
-from functions.runtime.progress import progress_bar
+from functions.runtime.progress import bar_of_all_ranks
 from functions.runtime.stopping import Stopped, Stopping, heeded
 from functions.samplers import CLEAN, Step
 from runners.evaluation import measurements
@@ -80,6 +80,7 @@ class Folder:
         return {
             "checkpoint": str(loaded.path), "kind": loaded.kind, "step": loaded.step,
             "spacing": f"{self.options.S} {self.options.spacing_label} steps",
+            "command": shlex.join(["python", "main.py", *self.options.argv]),
         }  # fmt: skip
 
     def check(self, loaded: Loaded) -> dict[str, Any]:
@@ -175,8 +176,9 @@ def _made(
     # Make them.
     task = folder.task
     rate = Rate(folder.diffusion.device)
-    with progress_bar(len(mine) * task.steps_of_chain, unit="step", desc=folder.options.mode) as bar:
-        pictures = partial(_pictures_with_bar, task, bar)
+    steps = [len(batches) * task.steps_of_chain for batches in (unfinished, mine)]
+    with bar_of_all_ranks(*steps, unit="step", desc=folder.options.mode) as did:
+        pictures = partial(_pictures_with_bar, task, did)
         how = (folder.sampling, batch_size, task.start, pictures, task.stored)
         for batch in folder.diffusion.sample_batches(chains, *how):
             if samples:
@@ -196,11 +198,13 @@ def _made(
     rate.log(folder.evaluations_of_chain)
 
 
-def _pictures_with_bar(task: Task, bar: tqdm, x: Tensor, chains: Sequence[int]) -> Iterator[Tensor]:
+def _pictures_with_bar(
+    task: Task, did: Callable[[int], None], x: Tensor, chains: Sequence[int]
+) -> Iterator[Tensor]:
     def counted() -> Iterator[Step]:
         for step in task.steps(x, chains):
             yield step
-            bar.update()
+            did(1)
 
     return task.pictures(counted(), chains)
 

@@ -32,6 +32,7 @@ OPTIMIZER_TENSORS = {
     "SGD": 1,
 }  # as many as the parameters; amsgrad has one more
 MOST_SECONDS = 5.0  # that a batch may take to be timed
+DAY = 86_400  # seconds
 PNG_OVERHEAD, DISK_BLOCK = 200, 4096  # bytes
 
 
@@ -141,8 +142,9 @@ def _plan_training(diffusion: Diffusion, options: Options, n: int) -> None:
 
 def _plan_test(diffusion: Diffusion, options: Options, n: int) -> None:
     chosen = min(n, options.num_samples)
-    evaluations = n + chosen * diffusion.T
-    of = f"the loss on all {n:,} {options.reference} images, bits/dim on {chosen:,}"
+    of_loss = chosen if "num_samples" in options.given else n
+    evaluations = of_loss + chosen * diffusion.T
+    of = f"the loss on {of_loss:,} of {n:,} {options.reference} images, bits/dim on {chosen:,}"
     print(f"{evaluations:,} evaluations of the network: {of}")
     _print_time(diffusion, evaluations, Speed(options, diffusion, chosen).batch_size(), diffusion.evaluate)
 
@@ -156,7 +158,7 @@ def _print_time(diffusion: Diffusion, n: int, batch_size: int, work: Callable[[i
     except torch.OutOfMemoryError:
         print("time: unknown, a batch does not fit into memory")
     else:
-        measured = f"by one batch of {batch_size} timed just now ({seconds * 1e3:.3g} ms an image)"
+        measured = f"by one batch of {batch_size} timed just now ({_duration(seconds)} an image)"
         print(f"time: about {_duration(n / distributed.world_size() * seconds)}, {measured}")
 
 
@@ -169,7 +171,16 @@ def _size(n: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for text, unit, most in (("{:.2g} s", 1, 120), ("{:.0f} min", 60, 7200), ("{:.1f} h", 3600, 172_800)):
-        if seconds < most:
-            return text.format(seconds / unit)
-    return f"{seconds / 86400:.1f} days"
+    """As a person would write it: two or three digits, and a unit that needs no more."""
+    units = [
+        ("ms", 1e-3, 1),
+        ("s", 1, 120),
+        ("min", 60, 7200),
+        ("h", 3600, 172_800),
+        ("days", DAY, 730 * DAY),
+    ]
+    unit, length = next(
+        ((unit, length) for unit, length, most in units if seconds < most), ("years", 365 * DAY)
+    )
+    value = seconds / length
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"

@@ -6,6 +6,8 @@ import pytest
 from support.pipelines import pipeline
 from support.program import files_below, main, refuses, small_config
 
+from runners.tools.plan import _duration
+
 
 @pytest.fixture
 def plan(run, tmp_path):
@@ -30,7 +32,7 @@ def test_a_grid_is_planned_cell_by_cell(run, plan):
     assert f"10 images to make, 0 already there; {12 * 96:,} evaluations" in said
     evaluations = f"{2 * 12 * (10 + 96):,} evaluations"
     assert f"in all: 4 folders, 40 images, {evaluations}, at most about 164 kB of PNGs" in said
-    assert re.search(r"time: about [\d.]+ (s|min|h), by one batch of \d timed just now", said)
+    assert re.search(r"time: about [\d.]+ (ms|s|min|h), by one batch of \d timed just now", said)
 
 
 def test_the_plan_counts_what_is_there_and_refuses_what_the_command_would(run, plan, tmp_path):
@@ -67,9 +69,17 @@ def test_training_is_planned_from_where_it_is(run, plan, tmp_path):
     few.unlink()
     assert "steps: 4 to 4" in plan("--doc", "d", "--resume_training", exp=run.exp)
     assert "would be moved aside" in plan("--doc", "d", "--ni", exp=run.exp)
-    assert "299 test images" in plan("--doc", "d", "--test", exp=run.exp)
+    assert "the loss on 299 of 299 test images, bits/dim on 128" in plan("--doc", "d", "--test", exp=run.exp)
+    said = plan("--doc", "d", "--test", "--num_samples", 3, exp=run.exp)
+    assert "3,003 evaluations of the network: the loss on 3 of 299 test images, bits/dim on 3" in said
     command = ("--config", run.config, "--exp", tmp_path, "--doc no --resume_training --plan")
     refuses(*command, says=["no run"], tree=tmp_path)
+
+
+def test_times_are_written_as_a_person_would():
+    seconds = [0.00083, 0.25, 1.67, 119, 600, 100_000, 27 * 86_400, 9667.3 * 86_400]
+    told = ["0.83 ms", "250 ms", "1.7 s", "119 s", "10 min", "28 h", "27 days", "26 years"]
+    assert [_duration(of) for of in seconds] == told
 
 
 def test_data_that_would_have_to_be_fetched_are_not(plan, run, tmp_path):

@@ -95,10 +95,10 @@ def test_the_spacing_is_an_axis_of_the_grid(run, tmp_path):
     main(*command, "-i", "g", "--skip_type", "uniform", "trailing", "logSNR", "--sample_type", "gradient")
     folder = tmp_path / "image_samples" / "g"
     names = [f"{name}_S4_gradient_seed1234" for name in ("uniform", "trailing", "logSNR")]
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(names)
+    assert sorted(path.name for path in folder.glob("[!.]*") if path.is_dir()) == sorted(names)
     assert len({(folder / name / "0.png").read_bytes() for name in names}) == 3
     main(*command, "-i", "h", "--sample_type", "generalized", "dpmsolver++", "--order", 2, "--eta", 0, 1)
-    cells = {path.name for path in (tmp_path / "image_samples" / "h").iterdir() if path.is_dir()}
+    cells = {path.name for path in (tmp_path / "image_samples" / "h").glob("[!.]*") if path.is_dir()}
     assert cells == {"S4_eta0_seed1234", "S4_eta1_seed1234", "S4_dpmsolver++_2M_seed1234"}
     assert decides(tmp_path, "h/S4_eta0_seed1234")["timesteps"] == [0, 250, 500, 750]
     assert decides(tmp_path, "h/S4_dpmsolver++_2M_seed1234")["end"] == 0

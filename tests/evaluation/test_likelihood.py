@@ -111,6 +111,7 @@ def test_every_number_is_that_of_the_papers_formulas(run, tmp_path, split, n, va
     """Nothing is dequantized here. The images are the first n of the seed's permutation of the split."""
     config = small(tmp_path / "c.yml", model__var_type=var_type, data__rescaled=low == -1)
     got, printed = evaluate(run, config, tmp_path, "--num_samples", n, "--seed", 5, "--reference", split)
+    assert got["validation_loss"]["images"] == n  # the same images serve both
     prior, terms, eps_mse, x0_mse = oracle(run, config, split, n, 5, low)
     exactly = dict(rel=2e-5, abs=1e-9)
     by_t = got["per_timestep"]

@@ -61,7 +61,7 @@ def test_a_run_prints_a_table_and_stores_all_that_decides_it(measured, extractor
     )
     assert numbers["decides"] == manifest["decides"]
     made = {p.name for p in (exp / "image_samples").iterdir()}
-    assert made == {"f", "f.png", "f.lock", "f.metrics.json", "f.nn.png"}
+    assert made == {"f", "f.png", ".locks", "f.metrics.json", "f.nn.png"}
 
 
 def test_the_numbers_are_those_of_the_bytes_in_the_pngs(measured, extractor):
@@ -127,7 +127,7 @@ def test_two_processes_measure_what_one_does(run, measured, extractor, tmp_path)
 def test_numbers_alone_are_the_same_and_are_not_computed_twice(run, measured, extractor, tmp_path):
     arguments = command(run, tmp_path, "--metrics", "fid", "--features", extractor, "--keep_images", "no")
     main(*arguments)
-    assert {p.name for p in (tmp_path / "image_samples").iterdir()} == {"f.metrics.json", "f.lock"}
+    assert {p.name for p in (tmp_path / "image_samples").iterdir()} == {"f.metrics.json", ".locks"}
     assert_close(results(tmp_path)["fid"], results(measured[0])["fid"])
     assert "measured already" in main(*arguments).stderr
     refuses(

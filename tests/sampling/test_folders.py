@@ -15,7 +15,7 @@ from support.program import MAIN, main, refuses, sampling
 def test_exactly_n_images_a_manifest_and_a_sheet_beside_the_folder(run, ten):
     _, folder, process = ten
     assert {p.name for p in folder.iterdir()} == {f"{i}.png" for i in range(10)} | {"manifest.json"}
-    assert {p.name for p in folder.parent.iterdir()} == {"ten", "ten.png", "ten.lock"}
+    assert {p.name for p in folder.parent.iterdir()} == {"ten", "ten.png", ".locks"}
     assert pixels(folder, "0.png").shape == (8, 8)
     assert (
         "10 steps asked, 10 evaluated, t from 900 to 0; 10 images to make in batches of 4" in process.stderr

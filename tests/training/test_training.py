@@ -209,14 +209,12 @@ def test_optimizers_have_upstreams_constants():
 
 def test_test_reports_the_validation_loss(run, tmp_path):
     """--test computes what training logged at that step, to the last digit that both print."""
-    config = small_config(tmp_path / "c.yml", training__n_iters=3)
+    config = small_config(tmp_path / "c.yml", training__n_iters=3, diffusion__num_diffusion_timesteps=20)
     main("--config", config, "--exp", tmp_path, "--doc", "d")
     logged = re.search(
         r"step: 3, validation_loss: ([\d.]+)", (tmp_path / "logs" / "d" / "stdout.txt").read_text()
     )[1]
-    said = main(
-        "--config", config, "--exp", tmp_path, "--doc", "d", "--test", "--num_samples", 2, fresh=True
-    ).stdout
+    said = main("--config", config, "--exp", tmp_path, "--doc", "d", "--test", fresh=True).stdout
     assert float(
         re.search(r"validation_loss: ([\d.]+) on 299 test images, ema weights", said)[1]
     ) == pytest.approx(float(logged), abs=1e-5)
