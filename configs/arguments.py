@@ -35,6 +35,7 @@ examples (E: a folder for everything, D: the name of a run):
   a look at the data     main.py --config cifar10.yml --exp E --preview
   weights for diffusers  main.py --config cifar10.yml --exp E --doc D --export folder
   what a file holds      main.py --inspect ckpt.pth
+  how images were made   main.py --inspect E/image_samples/ddim50
 
 The exit code is 0, 2 for a mistake in the command, 1 for a failure, 130 for Ctrl-C, 143 for SIGTERM.
 SIGUSR1 stops in the same order with 0. A second signal ends at once.
@@ -156,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write the weights: FILE.pth is upstream's, FILE.safetensors bare, FILE.fp16.safetensors in "
              "half precision, any other name a diffusers folder")
     add("--inspect", metavar="PATH",
-        help="say what a checkpoint is: anything that --ckpt takes, or a run's folder")
+        help="say what it is and how to go on: what --ckpt takes, a run's folder, a folder of images")
     add("--new-config", "--new_config", metavar="FOLDER",
         help="look at the pictures in a folder, write a config for them, print the next three commands")
 

@@ -26,7 +26,10 @@ def check(
     decides: everything that decides the pixels, as plain JSON. Raises Refusal with the first difference.
     record: as `claim` takes it, or a part of it; it names what differs.
     """
-    manifest = _read(folder)
+    try:
+        manifest = read(folder)
+    except Refusal as error:
+        raise _refusal(folder, str(error)) from None
     if manifest is None:
         # Another rank may be writing the manifest just now.
         if others := [path for path in _files(folder) if path.name != NAME and path.name[0] != "."]:
@@ -87,18 +90,17 @@ def _told(key: str, value: str, record: dict[str, Any]) -> str:
     return value
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read(folder: Path) -> dict[str, Any] | None:
+    """`decides`, `num_samples` and `parts`; None where there is none. Raises Refusal for a damaged one."""
     path = folder / NAME
     try:
         manifest = door.read_json(path, "a manifest")
     except FileNotFoundError:
         return None
-    except Refusal as error:
-        raise _refusal(folder, str(error)) from None
     kinds = {"decides": dict, "num_samples": int, "parts": list}
     sound = all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
     if not sound or not all(_is_part(part) for part in manifest["parts"]):
-        raise _refusal(folder, f"{path} is damaged")
+        raise Refusal(f"{path} is damaged")
     return manifest
 
 

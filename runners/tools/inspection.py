@@ -1,12 +1,13 @@
 """What a checkpoint is, in a few lines."""
 
 import itertools
+import shlex
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from configs import CONFIG_DIR, Config, load_config
+from configs import CONFIG_DIR, Config, load_config, run_record
 from configs.options import Options
 from configs.refusal import Refusal
 from functions.disk import files
@@ -14,10 +15,15 @@ from functions.runtime import distributed
 from functions.weights import check_fit, diffusers_config, identify, pretrained, weights_hash
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import build_unet
+from runners.tools.inspect_images import inspect_images, is_of_images
 
 
 def inspect(options: Options, config: Config | None) -> None:
     """Print the format, the network, the weights and their hash, the step, and the configs it fits."""
+    if is_of_images(Path(options.inspect)):
+        if distributed.is_main():
+            inspect_images(Path(options.inspect))
+        return
     path = pretrained.locate(options.inspect)
     if (path / "ckpt.pth").is_file():  # a run's folder
         path /= "ckpt.pth"
@@ -44,8 +50,25 @@ def inspect(options: Options, config: Config | None) -> None:
     lines["fits"] = ", ".join(fitting) or "no shipped config"
     if config is not None:
         lines[options.config] = _misfit(path, checkpoint, config) or "fits"
+    lines |= _run(path.parent)
     for name, line in lines.items():
         print(f"{name}: {line}")
+
+
+def _run(folder: Path) -> dict[str, str]:
+    """What a run used, and the commands that go on with it; nothing for a folder that is not one."""
+    if not (folder / "config.yml").is_file():
+        return {}
+    record = run_record.read(folder)
+    lines = {"run": f"{folder}, {record.in_words}"} if record else {}
+    if folder.parent.name == "logs":
+        words = ["python", "main.py", "--exp", str(folder.parent.parent), "--doc", folder.name]
+        words += [] if record else ["--config", str(folder / "config.yml")]
+        lines["to continue"] = shlex.join([*words, "--resume_training"])
+        lines["to sample"] = shlex.join(
+            [*words, "--sample", "--fid", "--num_samples", "64", "-i", folder.name]
+        )
+    return lines
 
 
 def network_of(weights: dict[str, Tensor], source: str) -> str:

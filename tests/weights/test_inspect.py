@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import zipfile
@@ -165,7 +166,28 @@ def test_the_architecture_is_read_from_names_and_shapes(name):
 
 
 def test_a_runs_folder_stands_for_its_last_checkpoint(run):
-    assert main("--inspect", run.exp / "logs" / "d").stdout == main("--inspect", run.ckpt).stdout
+    said = main("--inspect", run.exp / "logs" / "d").stdout
+    assert said == main("--inspect", run.ckpt).stdout
+    (command,) = re.findall(r"^to continue: python main.py (.*)$", said, re.MULTILINE)
+    assert "is finished at step 4" in main(*shlex.split(command)).stderr
+
+
+def test_a_folder_of_images_is_told_and_its_command_continues_it(tmp_path, run):
+    """The command that it prints finds the folder complete, and with more images extends it."""
+    folder = tmp_path / "image_samples" / "a"
+    command = sampling(run.config, run.ckpt, tmp_path, "-i", "a", "--num_samples", 2, "--timesteps", 3)
+    main(*command, "--eta", 0.5)
+    said = main("--inspect", folder).stdout
+    for words in ("2 PNGs", "η = 0.5, 4 timesteps from 999 to 0 (3 uniform steps)", "seed: 1234", "step 4"):
+        assert words in said, words
+    (command,) = re.findall(r"^to continue: python main.py (.*)$", said, re.MULTILINE)
+    assert "2 already there" in main(*shlex.split(command)).stderr
+    assert "1 images to make" in main(*shlex.split(command), "--num_samples", 3).stderr
+    main(*shlex.split(command), "-i", "g", "--seed", 1, 2)
+    said = main("--inspect", tmp_path / "image_samples" / "g").stdout
+    assert "a grid" in said and "2 cells" in said and "| NFE |" in said and "--seed 1 2" in said
+    (folder / "manifest.json").write_text("{}")
+    refuses("--inspect", folder, says=["manifest.json is damaged"], tree=tmp_path)
 
 
 MISTAKES = {
