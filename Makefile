@@ -27,7 +27,7 @@ demo: digits
 fashion: .venv/runtime
 	$(fashion) --fid --timesteps 5 10 20 50 --num_samples 16 -i steps
 	$(fashion) --sequence --timesteps 20 -i clothes
-	$(fashion) --interpolation --timesteps 50 -i path
+	$(fashion) --interpolation --between 8 9 --timesteps 50 -i path
 
 # After fashion, so that `make -j` does not run both at once.
 digits: fashion
