@@ -114,7 +114,9 @@ def _is_part(part: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    if isinstance(value, list) and len(value) > 1:
+    if isinstance(value, list) and len(value) == 1:
+        return short(str(value[0]))
+    if isinstance(value, list) and value:
         return f"{len(value)} values from {short(str(value[0]))} to {short(str(value[-1]))}"
     return "not given" if value is None else short(str(value))
 

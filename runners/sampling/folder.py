@@ -79,7 +79,7 @@ class Folder:
         """What the manifest tells of weights and timesteps, beside what it compares."""
         return {
             "checkpoint": str(loaded.path), "kind": loaded.kind, "step": loaded.step,
-            "spacing": f"{self.options.S} {self.options.spacing_label} steps",
+            "spacing": f"{self.options.spacing_label}, S = {self.options.S}",
             "command": shlex.join(["python", "main.py", *self.options.argv]),
         }  # fmt: skip
 

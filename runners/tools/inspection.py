@@ -16,6 +16,7 @@ from functions.weights import check_fit, diffusers_config, identify, pretrained,
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import build_unet
 from runners.tools.inspect_images import inspect_images, is_of_images
+from runners.training import run_folder
 
 
 def inspect(options: Options, config: Config | None) -> None:
@@ -57,17 +58,20 @@ def inspect(options: Options, config: Config | None) -> None:
 
 def _run(folder: Path) -> dict[str, str]:
     """What a run used, and the commands that go on with it; nothing for a folder that is not one."""
-    if not (folder / "config.yml").is_file():
+    config = folder / "config.yml"
+    if not config.is_file():
         return {}
     record = run_record.read(folder)
     lines = {"run": f"{folder}, {record.in_words}"} if record else {}
+    try:
+        T = load_config(str(config.absolute())).diffusion.num_diffusion_timesteps
+    except Refusal:  # upstream's, a pickle of Python objects
+        return lines
     if folder.parent.name == "logs":
-        words = ["python", "main.py", "--exp", str(folder.parent.parent), "--doc", folder.name]
-        words += [] if record else ["--config", str(folder / "config.yml")]
-        lines["to continue"] = shlex.join([*words, "--resume_training"])
-        lines["to sample"] = shlex.join(
-            [*words, "--sample", "--fid", "--num_samples", "64", "-i", folder.name]
-        )
+        options = Options(exp=str(folder.parent.parent), doc=folder.name)
+        words = ["python", "main.py", "--exp", options.exp, "--doc", options.doc, "--resume_training"]
+        lines["to continue"] = shlex.join(words)
+        lines |= dict(line.split(": ", 1) for line in run_folder.what_next(options, T))
     return lines
 
 

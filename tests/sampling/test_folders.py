@@ -90,10 +90,10 @@ def test_the_same_weights_in_another_format_continue_the_folder(run, ten, tmp_pa
         (["--seed", 3], "seed is 1234 there and 3 here"),
         (
             ["--timesteps", 20],
-            "timesteps is 10 values from 0 to 900 (10 uniform steps) there and "
-            "20 values from 0 to 950 (20 uniform steps) here",
+            "timesteps is 10 values from 0 to 900 (uniform, S = 10) there and "
+            "20 values from 0 to 950 (uniform, S = 20) here",
         ),
-        (["--skip_type", "quad"], "10 values from 0 to 800 (10 quad steps) here"),
+        (["--skip_type", "quad"], "10 values from 0 to 800 (quad, S = 10) here"),
         (["--num_samples", 9], "made for 10 images, and 9 are asked"),
         (["--weights", "raw"], "logs/d/ckpt.pth (raw, step 4, hash "),
         (["--sample_type", "ddpm_noisy"], "sample_type is generalized there and ddpm_noisy here"),

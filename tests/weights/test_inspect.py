@@ -170,6 +170,8 @@ def test_a_runs_folder_stands_for_its_last_checkpoint(run):
     assert said == main("--inspect", run.ckpt).stdout
     (command,) = re.findall(r"^to continue: python main.py (.*)$", said, re.MULTILINE)
     assert "is finished at step 4" in main(*shlex.split(command)).stderr
+    assert f"to sample: python main.py --exp {run.exp} --doc d --sample --fid --timesteps 50" in said
+    assert re.search(r"^run: .*/logs/d, DIGITS in .*, seed 1234, precision default", said, re.MULTILINE)
 
 
 def test_a_folder_of_images_is_told_and_its_command_continues_it(tmp_path, run):
@@ -178,7 +180,7 @@ def test_a_folder_of_images_is_told_and_its_command_continues_it(tmp_path, run):
     command = sampling(run.config, run.ckpt, tmp_path, "-i", "a", "--num_samples", 2, "--timesteps", 3)
     main(*command, "--eta", 0.5)
     said = main("--inspect", folder).stdout
-    for words in ("2 PNGs", "η = 0.5, 4 timesteps from 999 to 0 (3 uniform steps)", "seed: 1234", "step 4"):
+    for words in ("2 PNGs", "η = 0.5, 4 timesteps from 999 to 0 (uniform, S = 3)", "seed: 1234", "step 4"):
         assert words in said, words
     (command,) = re.findall(r"^to continue: python main.py (.*)$", said, re.MULTILINE)
     assert "2 already there" in main(*shlex.split(command)).stderr
