@@ -1,4 +1,6 @@
 # make demo: samples of the network that lies in models/pretrained, then digits from nothing to samples.
+# make gpu OUT=folder: what only a GPU can show, and this card's tables, in under 9 minutes. Without a
+# network, `make wheels` elsewhere first: it fills wheels/ with all that a machine with PyTorch may lack.
 # make test: the whole suite. make lint: style and types.
 # make fuzz, make soak: reliability at length, outside of the suite. All install what they need into .venv first.
 # `make demo EXP=folder` for another folder than demo/, DIGITS=file for another config than digits.yml.
@@ -6,7 +8,7 @@ PYTHON ?= python3
 EXP ?= demo
 DIGITS ?= digits.yml
 
-.PHONY: demo fashion digits test lint fuzz soak
+.PHONY: demo fashion digits test lint fuzz soak gpu wheels
 .DELETE_ON_ERROR:
 
 main := .venv/bin/python main.py --exp $(EXP)
@@ -54,6 +56,20 @@ lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+OUT ?= gpu
+
+# The machine's own PyTorch serves; only what is missing beside it is installed.
+gpu:
+	test -d .venv-gpu || $(PYTHON) -m venv --system-site-packages .venv-gpu
+	test -d wheels && .venv-gpu/bin/python -m pip install --quiet --no-index --no-deps --find-links wheels \
+	  -r wheels/names.txt || .venv-gpu/bin/python -m pip install --quiet -r requirements-dev.txt
+	.venv-gpu/bin/python -m benchmarks.gpu --out $(OUT)
+
+wheels: .venv/dev
+	mkdir -p wheels
+	.venv/bin/python -m pip freeze | grep -vE '^(torch|torchvision|nvidia-|cuda-|triton|numpy|pillow|scipy)' > wheels/names.txt
+	.venv/bin/python -m pip download --quiet --no-deps -d wheels -r wheels/names.txt
 
 .venv/runtime: requirements.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -28,7 +28,9 @@ def machine(device: torch.device) -> dict[str, str]:
     return {"device": name, **versions, "date": date.today().isoformat()}
 
 
-def in_a_process_of_its_own(module: str, variant: str, values: Mapping[str, object]) -> Row:
+def in_a_process_of_its_own(
+    module: str, variant: str, values: Mapping[str, object], timeout: float | None = None
+) -> Row:
     """What `python -m module --variant ...` prints last, as JSON; flags whose value is None are left out."""
     words = [
         word for flag, value in values.items() if value is not None for word in (f"--{flag}", str(value))
@@ -36,7 +38,7 @@ def in_a_process_of_its_own(module: str, variant: str, values: Mapping[str, obje
     command = [sys.executable, "-m", module, "--variant", variant, *words]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path}  # not cwd, so that paths mean the user's folder
-    process = subprocess.run(command, env=env, capture_output=True, text=True)
+    process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
     if process.returncode:
         raise RuntimeError(f"{variant}: {process.stderr[-2000:]}")
     row = json.loads(process.stdout.splitlines()[-1])

@@ -16,7 +16,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -82,10 +82,8 @@ def by_command_line(
         how = f"--device {device} --timesteps {arguments.steps} --batch_size {arguments.one_batch}"
         how += f" --num_samples {_images(arguments)} --verbose info"
         log = Path(folder, "log")
-        with open(log, "w") as file, redirect_stdout(file):
-            stderr, sys.stderr = sys.stderr, file
+        with open(log, "w") as file, redirect_stdout(file), redirect_stderr(file):
             code = program.main([*named, "--sample", "--fid", *how.split(), *flags])
-            sys.stderr = stderr
         found = LOGGED.search(log.read_text())
         assert code == 0 and found, log.read_text()
         return float(found[2]) / int(found[1]) * arguments.one_batch * arguments.batches

@@ -60,7 +60,7 @@ def test_a_sampler(run, tmp_path, added_sampler, capsys):
     said = main(
         *command, "--timesteps", 3, 4, "--eta", 0, 1, "--sample_type", "generalized", "mine", "-i", "g"
     )
-    cells = {path.name for path in (tmp_path / "image_samples" / "g").iterdir() if path.is_dir()}
+    cells = {path.name for path in (tmp_path / "image_samples" / "g").glob("S*") if path.is_dir()}
     assert {"S3_eta0_seed1234", "S3_eta1_seed1234", "S3_mine_seed1234"} < cells and len(cells) == 6
     assert "6 cells" in said.stdout
     said = main(*command, "--timesteps", 3, "-i", "x", "--sample_type", "mine", "--eta", 1, code=2).stderr

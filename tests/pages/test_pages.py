@@ -360,6 +360,7 @@ RULES = {
         "made.pt2",
     ),
     "benchmarks.fid_memory": ("500", None, None),
+    "benchmarks.recipes": ("--runs D --out made --plot made.png", "digits.yml", "made.md"),
     "benchmarks.sampling": (
         "--batch 2 --steps 2 --batches 1 --repeats 1 --only η --out made",
         None,
@@ -379,6 +380,9 @@ def run_a_module(start: list[str], module: str, words: list[str], shelf: Shelf, 
     if module == "datasets.pack" and not (cwd / words[0]).exists():
         (cwd / words[0]).parent.mkdir(parents=True, exist_ok=True)
         (cwd / words[0]).symlink_to(shelf.datasets / "folder")
+    if module == "benchmarks.recipes":
+        for folder in ("logs", "tensorboard"):
+            shutil.copytree(shelf.run(config).parents[1] / folder, cwd / value(words, "--exp", "") / folder)
     if module == "benchmarks.fid_memory":
         words = []  # how many images
     more = flags.split() + (["--figure", "2"] if "--figure" in words else [])

@@ -29,7 +29,7 @@ from runners.training.state import build_optimizer
 def test_a_run_leaves_what_upstreams_does_and_more(run):
     log_dir, tensorboard_dir = run.exp / "logs" / "d", run.exp / "tensorboard" / "d"
     snapshots = {"ckpt.pth", "ckpt_1.pth", "ckpt_2.pth", "ckpt_4.pth"}
-    assert {p.name for p in log_dir.iterdir()} == snapshots | {"config.yml", "stdout.txt"}
+    assert {p.name for p in log_dir.iterdir()} == snapshots | {"config.yml", "run.yml", "stdout.txt"}
     assert load_config(str(log_dir / "config.yml")) == load_config(str(run.config))
     lines = (log_dir / "stdout.txt").read_text()
     losses = dict(re.findall(r"step: (\d+), loss: ([\d.]+)", lines))
