@@ -95,14 +95,14 @@ def test_an_old_run_is_moved_aside_with_ni_and_refused_without(tmp_path):
     config = small_config(tmp_path / "c.yml", training__n_iters=1)
     for doc in ("logs/d", "tensorboard/d", "logs/d.1"):
         (tmp_path / doc).mkdir(parents=True)
-        (tmp_path / doc / "old").write_text(doc)
+        (tmp_path / doc / "stdout.txt").write_text(doc)
     command = ("--config", config, "--exp", tmp_path, "--doc", "d")
     refuses(*command, says=("logs/d already", "--resume_training", "--ni"), tree=tmp_path)
     process = main(*command, "--ni")
     assert f"{tmp_path}/logs/d is now in {tmp_path}/logs/d.2" in process.stderr
-    assert (tmp_path / "logs" / "d.2" / "old").read_text() == "logs/d"
-    assert (tmp_path / "tensorboard" / "d.2" / "old").read_text() == "tensorboard/d"
-    assert (tmp_path / "logs" / "d.1" / "old").read_text() == "logs/d.1"
+    assert (tmp_path / "logs" / "d.2" / "stdout.txt").read_text() == "logs/d"
+    assert (tmp_path / "tensorboard" / "d.2" / "stdout.txt").read_text() == "tensorboard/d"
+    assert (tmp_path / "logs" / "d.1" / "stdout.txt").read_text() == "logs/d.1"
     assert checkpoint(tmp_path)["step"] == 1
 
 
@@ -110,7 +110,7 @@ def test_an_old_run_is_moved_aside_with_ni_and_refused_without(tmp_path):
 def test_a_person_at_a_terminal_is_asked(tmp_path, answer, moved):
     config = small_config(tmp_path / "c.yml", training__n_iters=1)
     (tmp_path / "logs" / "d").mkdir(parents=True)
-    (tmp_path / "logs" / "d" / "old").touch()
+    (tmp_path / "logs" / "d" / "stdout.txt").touch()
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
     process = finished(
@@ -119,7 +119,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path, answer, moved):
     os.close(ours), os.close(theirs)
     assert process.returncode == 0
     assert "Move it aside" in process.stdout
-    assert (tmp_path / "logs" / "d.1" / "old").exists() == moved
+    assert (tmp_path / "logs" / "d.1" / "stdout.txt").exists() == moved
     assert (tmp_path / "logs" / "d" / "ckpt.pth").exists() == moved
 
 
