@@ -70,7 +70,7 @@ def is_among(number: str, known: list[float]) -> bool:
 
 
 def of_pages() -> list:
-    pages = [*PAGES, ROOT / "docs" / "solvers.md"]
+    pages = [*PAGES, ROOT / "docs" / "solvers.md", ROOT / "docs" / "training.md"]
     found = [(page, title, text) for page in pages for title, text in sections(page.read_text()).items()]
     numeric = [
         (page, title, text) for page, title, text in found if ".json)" in text and title not in OF_WORDS

@@ -309,6 +309,8 @@ def shorter(words: list[str], shelf: Shelf, config: Path) -> list[str]:
         more += ["--features", str(shelf.features)]
     if "--compile" in words:
         more += ["--compile", "off"]
+    if "--set" in words and "--sample" not in words:
+        more += ["--set", "training.n_iters=3"]
     if "--data" in words:
         more += ["--data", str(shelf.data(config))]
     return more
