@@ -11,6 +11,7 @@ from configs.machine import memory
 from functions.schedules import alpha_bar
 
 MOST_SIGNAL = 0.01  # ᾱ_T; DDPM's schedule leaves 4e-5
+MOST_OF_AN_IMAGE = 0.9  # ᾱ of the first step that is sampled
 MOST_OF_THE_FIRST = 0.01  # of the weights that training began with, in the average at its end
 KEPT_BY_A_BLOCK = 4  # tensors of its size, at least, which a residual block keeps for the backward pass
 
@@ -68,9 +69,9 @@ def _numbers_kept(config: Config) -> int:
 
 
 def say_of_steps(timesteps: Iterable[float], alphas_cumprod: Tensor, spacing: str) -> None:
-    """Warn where the first step already expects more image than noise, and gets the pure noise of x_T."""
+    """Warn where the first step expects an image with a little noise, and gets the pure noise of x_T."""
     first = max(timesteps)
-    if (signal := alpha_bar(alphas_cumprod, first)) > 0.5:
+    if (signal := alpha_bar(alphas_cumprod, first)) > MOST_OF_AN_IMAGE:
         logging.warning(
             f"the first step is at t = {first:g}, where ᾱ is {signal:.2g}: the network expects an image "
             f"there and gets pure noise; {spacing} puts so few steps near the start of the schedule, "

@@ -55,7 +55,7 @@ def test_auto_takes_the_weights_for_a_new_run_only(run, still, tmp_path):
 def test_weights_that_do_not_fit_are_refused_and_the_old_run_stays(run, tmp_path):
     wide = small_config(tmp_path / "wide.yml", model__ch=64)
     (tmp_path / "logs" / "d").mkdir(parents=True)
-    (tmp_path / "logs" / "d" / "old").touch()
+    (tmp_path / "logs" / "d" / "stdout.txt").touch()
     command = ("--config", wide, "--exp", tmp_path, "--doc d --ni --ckpt", run.ckpt)
     refuses(*command, says=("does not fit the config", "temb.dense.0.weight"), tree=tmp_path)
 
