@@ -79,9 +79,11 @@ def check_combination(options: Options, *, sample: bool) -> None:
     if mode == "train" and options.starts_from_weights:
         _check_fine_tuning(options)
     if not options.config:
-        raise Refusal(
-            "--config is missing: it names the model's YAML file; a diffusers folder as --ckpt brings its own"
-        )
+        why = "it names the model's YAML file; a diffusers folder as --ckpt brings its own"
+        if options.doc and mode != "train":
+            runs = [path.name for path in options.log_dir.parent.glob("*")]
+            why = f"there is no config.yml in {options.log_dir}{nearest(options.log_dir.name, runs)}"
+        raise Refusal(f"--config is missing: {why}")
     if "doc" not in given and (
         mode == "train" or not {"ckpt", "use_pretrained", "preview", "images"} & given
     ):

@@ -23,12 +23,13 @@ def for_data(data: DataConfig) -> Published:
 
 
 def locate(ckpt: str, only_config: bool = False) -> Path:
-    """Where a path, a published name or hf://owner/name lies. One process downloads for all.
+    """Where a path, a run's folder, a published name or hf://owner/name lies. One process downloads for all.
 
     only_config: leave the weights on the Hub. Raises Refusal if the name is unknown or the download fails.
     """
-    if Path(ckpt).exists():
-        return Path(ckpt)
+    path = Path(ckpt)
+    if path.exists():
+        return path / "ckpt.pth" if (path / "ckpt.pth").is_file() else path  # the first: of a run's folder
     if ckpt in PUBLISHED:
         return get(PUBLISHED[ckpt])
     if ckpt.startswith("hf://"):

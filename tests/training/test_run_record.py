@@ -54,8 +54,14 @@ def test_doc_alone_samples_and_measures(folder_run, tmp_path):
     refuses(*elsewhere, says=("nothing_here",), tree=tmp_path)
 
 
-def test_a_run_that_is_not_there_has_no_config(tmp_path):
+def test_a_run_that_is_not_there_has_no_config(folder_run, tmp_path):
     refuses("--exp", tmp_path, "--doc", "d", says=("--config is missing",), tree=tmp_path)
+    (tmp_path / "logs" / "shapes").mkdir(parents=True)
+    misspelt = ("--exp", tmp_path, "--doc shapez --sample --fid")
+    says = ("there is no config.yml in", "logs/shapez; did you mean 'shapes'?")
+    refuses(*misspelt, says=says, tree=tmp_path)
+    run = folder_run[0] / "logs" / "d"  # a run's folder stands for its checkpoint, from Python too
+    assert Diffusion.from_pretrained(str(run), device="cpu").config.data.dataset == "FOLDER"
 
 
 def test_a_damaged_record_is_told(folder_run, tmp_path):
