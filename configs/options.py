@@ -18,9 +18,8 @@ DEFAULT_TEST_IMAGES = 128  # a bound on the likelihood takes T evaluations for e
 class Options:
     """What the user asked. The flags that may repeat are tuples; in a cell of a grid each holds one value."""
 
-    mode: str = (
-        "train"  # or test, images, preview, export, inspect, new_config, or a task of configs/choices.py
-    )
+    # train, test, images, preview, export, inspect, new_config, or a task of configs/choices.py
+    mode: str = "train"
     config: str = ""  # the YAML file; without --config the checkpoint whose own config is used
     changes: tuple[str, ...] = ()  # section.key=value, of --set
     exp: str = "exp"
@@ -153,10 +152,11 @@ class Options:
 
     @property
     def run_dir(self) -> Path | None:
-        """The folder of the run that the weights are of; None where they are of no run."""
-        if self.use_pretrained or len(self.ckpts) > 1:
-            return None
-        return Path(self.ckpts[0]).parent if self.ckpts else self.log_dir
+        """The folder of the run that is trained, or that the weights are of; None where there is none."""
+        if self.mode == "train" or not self.starts_from_weights:
+            return self.log_dir
+        files = [path for path in map(Path, self.ckpts) if path.is_file()]
+        return files[0].parent if len(files) == 1 else None
 
     @property
     def verb(self) -> str:

@@ -41,6 +41,14 @@ def test_doc_alone_goes_on_as_the_run_was(folder_run, tmp_path):
     assert record == RunRecord("FOLDER", str(pictures), 5, "bf16", "cpu", compiled=False)
 
 
+def test_a_run_goes_on_by_its_own_record_not_by_that_of_its_first_weights(folder_run, tmp_path):
+    exp, config, pictures = folder_run
+    main("--config", config, "--exp", tmp_path, "--doc e --data", pictures, "--set training.n_iters=1")
+    again = ("--exp", tmp_path, "--doc e --resume_training auto --set training.n_iters=2")
+    said = main("--config", config, *again, "--ckpt", exp / "logs" / "d").stderr  # which is in bf16
+    assert "continuing after step 1" in said and "float32 on cpu" in said
+
+
 def test_doc_alone_samples_and_measures(folder_run, tmp_path):
     exp = folder_run[0]
     sampled = ("--sample --fid --num_samples 2 --timesteps 2 -i", tmp_path / "a")
