@@ -63,8 +63,7 @@ class TrainingState:
             else:
                 check_fit(model, checkpoint.ema, f"the EMA of {source}")
             self.ema.load(checkpoint.ema or checkpoint.model)
-        with door.reading(source, "a checkpoint to train on from"):
-            self._restore_optimizer(checkpoint, source)
+        self._restore_optimizer(checkpoint, source)
         self.epoch, self.step, self.images_seen = checkpoint.epoch, checkpoint.step, checkpoint.images_seen
 
     def _restore_optimizer(self, checkpoint: Checkpoint, source: str) -> None:
@@ -76,35 +75,42 @@ class TrainingState:
                 "--ckpt starts a new run from weights"
             )
 
-        # Does it fit this optimizer and these parameters?
+        # Take what this optimizer keeps.
         optim, params = self.diffusion.config.optim, list(self.diffusion.model.parameters())
-        kept = ["max_exp_avg_sq"] * (optim.is_adam and optim.amsgrad) + _KEPT[optim.optimizer]
-        for i, param in enumerate(params):
-            values = saved.get(i, {})
-            for name in kept:
-                if name not in values:
-                    has_no = f"it has no {name}"
-                    raise Refusal(f"the optimizer state in {source} is not {optim.optimizer}'s: {has_no}")
-                shape = () if name == "step" else param.shape
-                values[name] = torch.as_tensor(values[name], dtype=torch.float32)  # steps were ints once
-                if values[name].shape != shape:
-                    raise Refusal(
-                        f"the optimizer state in {source} does not fit: entry {i} is not {tuple(shape)}"
-                    )
-                if not values[name].isfinite().all():
-                    raise Refusal(f"the optimizer state in {source} is not finite: {name} of entry {i}")
-
-        before = groups[0].get("initial_lr", groups[0].get("lr"))  # the first, where it was scheduled
+        with door.reading(source, "a checkpoint to train on from"):
+            state = self._checked(saved, source)
+            before = groups[0].get("initial_lr", groups[0].get("lr"))  # the first, where it was scheduled
         if before != optim.lr:
             logging.info(f"learning rate {optim.lr:g} from the config; {source} had {before}")
         ours = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": saved, "param_groups": ours["param_groups"]})
+        self.optimizer.load_state_dict({"state": state, "param_groups": ours["param_groups"]})
         # Fused optimizers walk memory as it lies: lay the state out as the parameters are.
         for param in params:
             values = self.optimizer.state[param]
             for name, value in values.items():
                 if isinstance(value, Tensor) and value.dim():
                     values[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
+
+    def _checked(self, saved: dict, source: str) -> dict[int, dict[str, Tensor]]:
+        """The state of each parameter. Raises Refusal where it does not fit this optimizer and network."""
+        optim, state = self.diffusion.config.optim, dict[int, dict[str, Tensor]]()
+        kept = ["max_exp_avg_sq"] * (optim.is_adam and optim.amsgrad) + _KEPT[optim.optimizer]
+        for i, param in enumerate(self.diffusion.model.parameters()):
+            state[i], values = {}, saved.get(i, {})
+            for name in kept:
+                if name not in values:
+                    has_no = f"it has no {name}"
+                    raise Refusal(f"the optimizer state in {source} is not {optim.optimizer}'s: {has_no}")
+                shape = () if name == "step" else param.shape
+                value = torch.as_tensor(values[name], dtype=torch.float32)  # steps were ints once
+                if value.shape != shape:
+                    raise Refusal(
+                        f"the optimizer state in {source} does not fit: entry {i} is not {tuple(shape)}"
+                    )
+                if not value.isfinite().all():
+                    raise Refusal(f"the optimizer state in {source} is not finite: {name} of entry {i}")
+                state[i][name] = value
+        return state
 
 
 def learning_rate(optim: OptimConfig, step: int, last_step: int) -> float:
