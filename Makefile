@@ -62,8 +62,9 @@ OUT ?= gpu
 # The machine's own PyTorch serves; only what is missing beside it is installed.
 gpu:
 	test -d .venv-gpu || $(PYTHON) -m venv --system-site-packages .venv-gpu
-	test -d wheels && .venv-gpu/bin/python -m pip install --quiet --no-index --no-deps --find-links wheels \
-	  -r wheels/names.txt || .venv-gpu/bin/python -m pip install --quiet -r requirements-dev.txt
+	if test -d wheels; \
+	then .venv-gpu/bin/python -m pip install --quiet --no-index --no-deps --find-links wheels -r wheels/names.txt; \
+	else .venv-gpu/bin/python -m pip install --quiet -r requirements-dev.txt; fi
 	.venv-gpu/bin/python -m benchmarks.gpu --out $(OUT)
 
 wheels: .venv/dev

@@ -79,24 +79,25 @@ def _check_kind(path: Path) -> None:
             raise Refusal(f"{path} is {what}")
     if begin.isascii() and begin.decode().replace("\n", "").replace("\t", "").isprintable():
         raise Refusal(f"{path} is a text file, not a checkpoint")
+    names = _names_in_zip(path)
     for endings, what in _ARCHIVES:
-        if _has_name(path, endings):
+        if any(name.endswith(endings) for name in names):
             raise Refusal(f"{path} is {what}")
-    if zipfile.is_zipfile(path) and not _has_name(path, ("data.pkl",)):
+    if names and not any(name.endswith("data.pkl") for name in names):
         raise Refusal(f"{path} is a zip file without a checkpoint of torch's in it")
 
 
 def is_program(path: Path) -> bool:
     """Whether `path` is an archive of torch.export, by the graph in it."""
-    return _has_name(path, _ARCHIVES[0][0])
+    return any(name.endswith(_ARCHIVES[0][0]) for name in _names_in_zip(path))
 
 
-def _has_name(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether `path` is a zip file with a name in it that ends so."""
+def _names_in_zip(path: Path) -> list[str]:
+    """Of what is in it; none where it is not a zip file."""
     if not zipfile.is_zipfile(path):
-        return False
+        return []
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(endings) for name in archive.namelist())
+        return archive.namelist()
 
 
 def _check_archive(path: Path) -> None:

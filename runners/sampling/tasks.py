@@ -4,6 +4,7 @@ A task fills a folder with pictures of chains. A chain starts at some x and is d
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -173,7 +174,7 @@ class PredictedX0(Task):
         return [[f"{chain}_{i}.png" for i in columns] for chain in range(self.chains())]
 
 
-class OfImages(Task):
+class OfImages(Task, ABC):
     """A task whose chain i is about picture i of those that are read."""
 
     from_noise = False
@@ -182,9 +183,9 @@ class OfImages(Task):
         super().__init__(options, diffusion)
         self.given = Given(self.what(), options, diffusion)
 
+    @abstractmethod
     def what(self) -> str:
         """train, test or a folder."""
-        raise NotImplementedError
 
     def chains(self) -> int:
         return len(self.given)

@@ -26,8 +26,6 @@ def inspect(options: Options, config: Config | None) -> None:
             inspect_images(Path(options.inspect))
         return
     path = pretrained.locate(options.inspect)
-    if (path / "ckpt.pth").is_file():  # a run's folder
-        path /= "ckpt.pth"
     file_format, checkpoint = identify(path)
     if not distributed.is_main():
         return

@@ -53,7 +53,7 @@ def new_config(options: Options) -> None:
 def look_at(data: Path) -> Look:
     """Raises Refusal where there are no pictures, or one of those looked at is broken."""
     if not data.exists():
-        raise Refusal(f"--new-config {data}: there is no such folder; it must hold your pictures")
+        raise Refusal(f"--new-config {data}: this folder does not exist; name the one with your pictures")
     source = split_files(data, train=True)
     if source is None or not source.keys:
         raise Refusal(f"{data} holds no images that are read; docs/data.md lists the formats")

@@ -87,7 +87,7 @@ def test_half_of_the_pictures_are_not_enlarged():
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["--new-config", "nowhere"], ["nowhere", "there is no such folder"]),
+        (["--new-config", "nowhere"], ["nowhere", "this folder does not exist"]),
         (["--new-config", "empty"], ["empty holds no images"]),
         (["--new-config", "here"], ["here.yml exists already", "--config"]),
         (["--new-config", "here", "--config", "a.yml", "--size", "30"], ["--size is 30", "multiple of 4"]),
