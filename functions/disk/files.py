@@ -87,6 +87,9 @@ def _name_new(temporary: Path, path: Path) -> None:
     try:
         os.rename(temporary, path) if temporary.is_dir() else os.link(temporary, path)
     except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP) and not path.exists():
+            os.rename(temporary, path)  # a file system without hard links
+            return
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
         raise Refusal(f"{path} was made meanwhile, and nothing is overwritten; give another name") from None

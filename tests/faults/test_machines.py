@@ -1,5 +1,6 @@
 """Machines with little, and jobs beside one another."""
 
+import errno
 import os
 import signal
 import sys
@@ -134,6 +135,18 @@ def test_two_jobs_compute_the_same_statistics_once(tmp_path):
     assert sum(sizes) == 64 and len(found) == 2
     assert torch.equal(found[0].features, found[1].features)
     assert torch.equal(found[0].gaussian.mean, found[1].gaussian.mean)
+
+
+def test_an_export_needs_no_hard_links(tmp_path, monkeypatch):
+    """As on a memory card: what such a file system says stands in for one."""
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    with files.atomic(tmp_path / "out", new=True) as temporary:
+        temporary.write_text("ours")
+    assert (tmp_path / "out").read_text() == "ours" and list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
