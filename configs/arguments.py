@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from configs import keys
-from configs.choices import CLIPS, INVERSIONS, METHODS, METRICS, SAMPLERS, SPACINGS, SPELLINGS, TASKS
+from configs.choices import (
+    CLIPS,
+    INVERSIONS,
+    METHODS,
+    METRICS,
+    OTHER_NAMES,
+    SAMPLERS,
+    SPACINGS,
+    SPELLINGS,
+    TASKS,
+)
 from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
 from configs.refusal import Refusal, nearest
@@ -17,7 +27,7 @@ OTHER_MODES = ("test", "images", "preview", "export", "inspect", "new_config")
 
 EXAMPLES = """\
 examples (E: a folder for everything, D: the name of a run):
-  shipped weights        main.py --config fashion_mnist.yml --use_pretrained --sample --fid --num_samples 64
+  shipped weights        main.py --ckpt fashion_mnist --sample --fid --timesteps 20 --num_samples 64
   train                  main.py --config cifar10.yml --exp E --doc D --ni
   continue the run       main.py --config cifar10.yml --exp E --doc D --resume_training
   images for FID         main.py --config cifar10.yml --exp E --doc D --sample --fid --timesteps 50 -i ddim50
@@ -61,7 +71,9 @@ def parse(argv: list[str]) -> Options:
 
 
 def _meant(argument: str) -> str:
-    """What an unknown argument may stand for: a key of the config, or a flag of a similar name."""
+    """What an unknown argument may stand for: a count, a key of the config, a flag of a similar name."""
+    if argument.isdecimal():
+        return f"; --num_samples {argument} asks for so many images"
     name = argument.lstrip("-").split("=")[0]
     of_config = [key for key in keys() if name in (key, key.split(".")[1])]
     if argument.startswith("--") and of_config:
@@ -208,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--eta", type=float, nargs="+", metavar="E",
         help=f"noise of {', '.join(with_eta)}: 0 is DDIM, 1 is DDPM (default: 0)")
     samplers = _listed({name: sampler.summary for name, sampler in SAMPLERS.items()})
-    add("--sample_type", nargs="+", choices=list(SAMPLERS), metavar="TYPE",
+    add("--sample_type", type=_sampler, nargs="+", metavar="TYPE",
         help=f"the update: {samplers} (default: {default.sample_type})")
     add("--order", "--dpm_solver_order", type=int, metavar="N",
         help=f"of {_with('orders')} (default: the first)")
@@ -294,6 +306,14 @@ def _spacing(text: str) -> str:
             f"{text} is neither a spacing ({names}) nor a file of timesteps{nearest(text, list(SPACINGS))}"
         )
     return name
+
+
+def _sampler(text: str) -> str:
+    if text not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
+        other = f": that is {OTHER_NAMES[text]}" if text in OTHER_NAMES else nearest(text, list(SAMPLERS))
+        raise argparse.ArgumentTypeError(f"{text} is not a sampler's name here{other} (known: {known})")
+    return text
 
 
 def _seed(text: str) -> int:

@@ -77,6 +77,9 @@ SAMPLERS = {
     "heun": _solver("heun", "Heun's steps, 2 S - 1 evaluations", evaluations=lambda steps: 2 * steps - 1),
 }
 
+# What people call samplers elsewhere.
+OTHER_NAMES = {"ddim": "generalized with --eta 0", "ddpm": "generalized with --eta 1"}
+
 # functions/schedules.py: how the steps are spaced, and other spellings of a name
 SPACINGS = {
     "uniform": "every T/S-th timestep",

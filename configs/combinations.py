@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from configs import find_config
 from configs.choices import DEGRADATIONS, SAMPLERS, TASKS
 from configs.options import Options
 from configs.refusal import Refusal, nearest, quoted
@@ -84,6 +85,8 @@ def check_combination(options: Options, *, sample: bool) -> None:
             runs = [path.name for path in options.log_dir.parent.glob("*")]
             why = f"there is no config.yml in {options.log_dir}{nearest(options.log_dir.name, runs)}"
         raise Refusal(f"--config is missing: {why}")
+    if "config" in given:
+        find_config(options.config)
     if "doc" not in given and (
         mode == "train" or not {"ckpt", "use_pretrained", "preview", "images"} & given
     ):

@@ -38,11 +38,16 @@ def say(config: Config, alphas_cumprod: Tensor) -> None:
 
 
 def say_of_training(config: Config, steps: int, images: int, device: torch.device, precision: str) -> None:
-    """Warn of an average that is slower than the run of `steps`, and of a batch that memory cannot hold.
+    """Warn of a warm-up or an average too slow for a run of `steps`, and of a batch too large for the memory.
 
     images: of a batch in this process.
     """
-    model, training = config.model, config.training
+    model, training, warmup = config.model, config.training, config.optim.warmup
+    if warmup >= steps:
+        logging.warning(
+            f"optim.warmup is {warmup:,} and the run has {steps:,} steps: the learning rate never reaches "
+            f"optim.lr; a tenth of the steps is plenty"
+        )
     left = model.ema_rate**steps
     if model.ema and not model.ema_warmup and left > MOST_OF_THE_FIRST:
         logging.warning(

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in a few lines."""
+"""--inspect: what a checkpoint or a folder is, in a few lines."""
 
 import itertools
 import shlex
@@ -10,22 +10,29 @@ from torch import Tensor
 from configs import CONFIG_DIR, Config, load_config, run_record
 from configs.options import Options
 from configs.refusal import Refusal
+from datasets.tree import find
 from functions.disk import files
 from functions.runtime import distributed
 from functions.weights import check_fit, diffusers_config, identify, pretrained, weights_hash
 from functions.weights.checkpoint import Checkpoint
 from runners.diffusion import build_unet
 from runners.tools.inspect_images import inspect_images, is_of_images
+from runners.tools.new_config import look_at
 from runners.training import run_folder
 
 
 def inspect(options: Options, config: Config | None) -> None:
-    """Print the format, the network, the weights and their hash, the step, and the configs it fits."""
+    """Print what it is; of a checkpoint the network, the weights, the step, and the configs it fits."""
     if is_of_images(Path(options.inspect)):
         if distributed.is_main():
             inspect_images(Path(options.inspect))
         return
     path = pretrained.locate(options.inspect)
+    if path.is_dir() and not diffusers_config.is_folder(path) and find(path).pictures:
+        if distributed.is_main():
+            print(look_at(path).in_words(path))
+            print(f"to train on them: {shlex.join(['python', 'main.py', '--new-config', str(path)])}")
+        return
     file_format, checkpoint = identify(path)
     if not distributed.is_main():
         return

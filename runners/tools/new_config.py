@@ -27,13 +27,21 @@ class Look(NamedTuple):
     sizes: Counter[tuple[int, int]]  # width, height
     grey: bool
 
+    def in_words(self, data: Path) -> str:
+        (width, height), same = self.sizes.most_common(1)[0]
+        colours = "grey" if self.grey else "in colour"
+        most = "all" if same == self.sizes.total() else f"{same} of the {self.sizes.total()} looked at"
+        return f"{self.n:,} pictures for training in {data}, {colours}, {most} of {width} x {height}"
+
 
 def new_config(options: Options) -> None:
     """Look at the pictures, write a config for them, print what was seen and the next three commands."""
     start_logging(options.verbose)
     data = Path(options.new_config)
     stem = data.stem if data.is_file() else data.resolve().name
-    path = Path(options.config or f"{stem}.yml")
+    path = Path(options.config or stem)
+    if path.suffix not in (".yml", ".yaml"):
+        path = path.with_name(f"{path.name}.yml")
     if path.exists():
         raise Refusal(f"{path} exists already, and nothing is overwritten; give another name by --config")
     look = look_at(data)
@@ -41,11 +49,12 @@ def new_config(options: Options) -> None:
     commands = next_commands(options, data, path)
     files.write_text(path, text_for(look, size, commands))
 
-    (width, height), same = look.sizes.most_common(1)[0]
-    colours = "grey" if look.grey else "in colour"
-    most = "all" if same == look.sizes.total() else f"{same} of the {look.sizes.total()} looked at"
-    print(f"{look.n:,} pictures for training in {data}, {colours}, {most} of {width} x {height}")
-    print(f"{path} is for images of {size} x {size}; its comments say what to change")
+    print(look.in_words(data))
+    small = sum(count for sides, count in look.sizes.items() if min(sides) < size)
+    enlarged = (
+        f" ({small} of {look.sizes.total()} pictures are smaller and will be enlarged)" if small else ""
+    )
+    print(f"{path} is for images of {size} x {size}{enlarged}; its comments say what to change")
     for what, command in commands.items():
         print(f"{what}: {command}")
 

@@ -80,6 +80,7 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
         print(f"  {folder.cost_in_words}")
         print(
             f"  {len(missing)} images to make, {present} already there; {work:,} evaluations of the network"
+            f"{f', in whole batches of {batch_size}' * (work > len(missing) * folder.evaluations_of_chain)}"
         )
         made, evaluations = made + len(missing), evaluations + work
 

@@ -95,6 +95,7 @@ def train(diffusion: Diffusion, options: Options) -> None:
             run_folder.record_changes(options, config, state.step)
         _describe(options, state, begins, len(dataset), test_set, last_step)
         _loop(options, state, dataset, test_set, last_step, report, stopping)
+        logging.info(f"trained to step {state.step}: {options.log_dir / 'ckpt.pth'}")
         for line in run_folder.what_next(options, diffusion.T):
             logging.info(line)
 
@@ -255,7 +256,7 @@ def _images_here(config: Config) -> int:
 
 def _record(options: Options, state: TrainingState, *, compiled: bool) -> RunRecord:
     data = state.diffusion.config.data
-    root = str(dataset_root(data, options.exp, options.data).absolute())
+    root = str(dataset_root(data, options.exp, options.data).resolve())
     kind = state.diffusion.device.type
     return RunRecord(data.name, root, state.seed, options.precision, kind, compiled)
 
@@ -278,15 +279,16 @@ def _describe(
         logging.info("the run goes on from its own checkpoint: the weights that are named began it")
     parts = f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else ""
     processes = f" in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+    root = dataset_root(config.data, options.exp, options.data)
     logging.info(
-        f"training on {length} images of {config.data.dataset}, "
+        f"training on {length} images of {config.data.dataset} in {root}, "
         f"{begins} to step {last_step}, "
         f"batch {config.training.batch_size}{parts}, "
         f"{sum(p.numel() for p in diffusion.model.parameters()):,} parameters, seed {state.seed}, "
         f"{precision_in_words(options.precision, diffusion.device)} on {diffusion.device}{processes}"
     )
     if test_set is None:
-        would_be = test_split_would_be(config.data, dataset_root(config.data, options.exp, options.data))
+        would_be = test_split_would_be(config.data, root)
         logging.info(f"these data have no test split, so there will be no validation_loss ({would_be})")
     if config.optim.grad_clip is None:
         logging.info("gradients are not clipped: the config has no optim.grad_clip")

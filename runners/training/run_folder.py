@@ -150,7 +150,7 @@ def stopped_at(step: int, name: str, options: Options) -> str:
 
 
 def what_next(options: Options, T: int) -> list[str]:
-    """What is said at the end of a run of T timesteps: the commands to sample from it and to measure it."""
+    """The commands to sample from a run of T timesteps and to measure it."""
     words = ["--exp", options.exp, "--doc", options.doc, "--sample", "--fid", "--timesteps", str(min(50, T))]
     ways = {
         "to sample": [*words, "--num_samples", "64", "-i", options.doc],

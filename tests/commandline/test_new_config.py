@@ -49,8 +49,13 @@ def test_channels_and_size_are_those_of_the_pictures(tmp_path):
     pictures(tmp_path / "grey", [(70, 64)] * 3 + [(40, 300)] * 2, grey=True)
     main("--new-config", "grey", cwd=tmp_path)
     assert load_config(str(tmp_path / "grey.yml")).data.shape == (1, 64, 64)
-    main("--new-config", "grey", "--size", 24, "--config", "c.yml", cwd=tmp_path)
+    assert "enlarged" not in main("--new-config", "grey", "--size", 24, "--config", "c", cwd=tmp_path).stdout
     assert load_config(str(tmp_path / "c.yml")).data.shape == (1, 24, 24)
+
+    assert (
+        "2 of 5 pictures are smaller and will be enlarged"
+        in main("--new-config", "grey", "--size", 48, "--config", "e.yaml", cwd=tmp_path).stdout
+    )
 
     # One coloured pixel, and the pictures are coloured.
     array = np.zeros((64, 64, 3), np.uint8)

@@ -93,12 +93,15 @@ def test_what_was_compiled_is_compiled_again(tmp_path):
         assert compile_choice(replace(options, compile="on"), "cuda") == "on"
 
 
-def test_an_average_slower_than_the_run_is_told(tmp_path):
+def test_an_average_or_a_warmup_slower_than_the_run_is_told(tmp_path):
     config = small_config(tmp_path / "c.yml", model__ema_rate=0.9999, training__n_iters=1)
     said = main("--config", config, "--exp", tmp_path, "--doc d").stderr
-    assert "model.ema_rate 0.9999 is slow for 1 steps: 100%" in said
-    said = main("--config", config, "--exp", tmp_path, "--doc e --set model.ema_warmup=true").stderr
-    assert "is slow for" not in said
+    assert "model.ema_rate 0.9999 is slow for 1 steps: 100%" in said and "optim.warmup" not in said
+    assert "trained to step 1: " in said
+    said = main(
+        "--config", config, "--exp", tmp_path, "--doc e --set model.ema_warmup=true optim.warmup=1"
+    ).stderr
+    assert "is slow for" not in said and "optim.warmup is 1 and the run has 1 steps" in said
 
 
 def test_a_batch_beyond_memory_is_told(caplog):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.layouts import photo
 from support.program import ROOT, main, refuses, sampling
 
 from configs import CONFIG_DIR, load_config
@@ -219,3 +220,12 @@ def test_archives_that_are_not_checkpoints_are_told(tmp_path, extractor):
     refuses("--inspect", tmp_path / "b.zip", says=["a zip file without a checkpoint"], tree=tmp_path)
     refuses("--inspect", extractor, says=["an exported program", "--features"], tree=tmp_path)
     refuses("--inspect", tmp_path, says=["neither a run's ckpt.pth nor diffusers'"], tree=tmp_path)
+
+
+def test_a_folder_of_ones_own_pictures_is_told(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for i in range(3):
+        photo(20, 24, seed=i).save(tmp_path / "mine" / f"{i}.png")
+    said = main("--inspect", tmp_path / "mine").stdout
+    assert "3 pictures" in said and "20 x 24" in said
+    assert f"main.py --new-config {tmp_path / 'mine'}" in said
