@@ -21,7 +21,7 @@ from configs.choices import (
 )
 from configs.combinations import check_combination, check_values
 from configs.options import DEFAULT_TEST_IMAGES, Options
-from configs.refusal import Refusal, nearest
+from configs.refusal import Refusal, nearest, quoted
 
 OTHER_MODES = ("test", "images", "preview", "export", "inspect", "new_config")
 
@@ -59,6 +59,13 @@ def parse(argv: list[str]) -> Options:
         raise Refusal(
             f"nothing is asked; usage: {_parser().usage}; --help shows every flag and an example of each task"
         )
+    try:
+        return _parsed(argv)
+    except OSError as error:  # while looking for what a flag names
+        raise Refusal(f"{quoted(error.filename)} cannot be the name of a file ({error.strerror})") from None
+
+
+def _parsed(argv: list[str]) -> Options:
     arguments, unknown = _parser().parse_known_args(argv)
     if unknown:
         raise Refusal(f"unknown argument {unknown[0]}{_meant(unknown[0])}")

@@ -32,8 +32,9 @@ def memory() -> int:
     return most
 
 
-def check_memory(what: str, needed: float) -> None:
+def check_memory(what: str, needed: int) -> None:
     """Raise Refusal where `what` would need more bytes of memory than this machine has."""
     if needed > (most := memory()):
-        has = f"this machine has {most / 2**30:.1f} GiB"
-        raise Refusal(f"{what} would need at least {needed / 2**30:,.0f} GiB of memory; {has}")
+        gib = (needed + 2**29) // 2**30  # not a float: a config may ask for more than one can hold
+        amount = f"at least {gib:,}" if gib < 10**9 else "over a billion"
+        raise Refusal(f"{what} would need {amount} GiB of memory; this machine has {most / 2**30:.1f} GiB")

@@ -34,9 +34,7 @@ _PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGBA", "PA": "RGBA",
           "RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}  # fmt: skip
 
 
-LONGEST = (
-    256  # times the shorter side: of more, resizing the shorter to the model's size could take gigabytes
-)
+LONGEST = 256  # times the shorter side: scaling a longer picture to the model's size could take gigabytes
 
 
 class Unsupported(Refusal):

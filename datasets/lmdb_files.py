@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from configs import door, machine
-from configs.refusal import Refusal
+from configs.refusal import Refusal, short
 
 WHAT = "an LMDB; copy or download it again"
 SUMMED = 256  # images whose checksums lie in one value of a packed set
@@ -144,7 +144,7 @@ class LmdbValues:
         return LmdbValues, (self.path, self.keys, self.numbers)
 
     def describe(self, i: int) -> str:
-        return f"{self.keys[i].decode(errors='backslashreplace')} of {self.path}"
+        return f"{short(self.keys[i].decode(errors='backslashreplace'))} of {self.path}"
 
     def read(self, i: int) -> bytes:
         """Raises LookupError without the key, ValueError for a value that is not what was packed."""

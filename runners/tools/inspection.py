@@ -84,9 +84,12 @@ def network_of(weights: dict[str, Tensor], source: str) -> str:
     """The network, told by names and shapes of its weights. Raises Refusal for those of another program."""
 
     def shape(name: str) -> tuple[int, ...]:
-        if name not in weights:
-            raise Refusal(f"{source} has no parameter {name}: it is not a network of this program")
-        return tuple(weights[name].shape)
+        """Of a convolution's weight."""
+        sides = tuple(weights[name].shape) if name in weights else ()
+        if len(sides) != 4 or 0 in sides:
+            fault = f"a parameter {name} of the shape {sides}" if name in weights else f"no parameter {name}"
+            raise Refusal(f"{source} has {fault}: it is not a network of this program")
+        return sides
 
     def count(name: str) -> int:
         return next(n for n in itertools.count() if name.format(n) not in weights)

@@ -129,6 +129,7 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
         (["--config", "digits.yml", *SAMPLE, "--sample_type", "ddim"], ["that is generalized with --eta 0"]),
         (["--config", "digits.yml", *SAMPLE, "--sample_type", "unipcc"], ["did you mean 'unipc'?"]),
         (["--config", "digits.yml", *SAMPLE, "--fid", "4"], ["--num_samples 4"]),
+        (["--config", "digits.yml", *SAMPLE, "--exp", "e" * 300], ["cannot be the name of a file"]),
         (["--config", "digit.yml"], ["did you mean 'digits.yml'?"]),
         (["--config", "digits.yml", *SAMPLE, "--skip_type", "cubic"], ["cubic", "quad"]),
         (["--config", "digits.yml", *SAMPLE, "--device", "gpu"], ["'gpu'", "cuda"]),

@@ -198,6 +198,16 @@ def test_what_is_read_otherwise_than_it_is_stored_is_said(tmp_path, caplog):
     assert "1 of the 3 images looked at have transparent parts" in caplog.text
 
 
+@pytest.mark.parametrize("length, fits", [(2 * 256, True), (2 * 256 + 1, False)])
+def test_a_picture_that_is_a_line_is_refused_before_it_is_scaled(tmp_path, length, fits):
+    Image.new("L", (2, length)).save(tmp_path / "line.png")
+    if fits:
+        assert get_dataset(DATA, tmp_path, train=True)[0].shape == (3, SIZE, SIZE)
+    else:
+        with pytest.raises(Refusal, match=f"2 x {length}: one side is over 256 times the other"):
+            get_dataset(DATA, tmp_path, train=True)[0]
+
+
 def write_names(root, *names):
     for k, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -259,6 +259,12 @@ def test_the_library_finds_the_same_keys_and_values(tmp_path, n, longest):
     assert ours.get(b"") is None and ours.get(b"\xff" * 300) is None
 
 
+def test_a_long_key_leaves_room_for_the_name_of_its_lmdb(tmp_path):
+    write_lmdb(tmp_path / "bedroom_train_lmdb", {b"\xff" * 400: b""})
+    with pytest.raises(ValueError, match="bedroom_train_lmdb is damaged or not a picture"):
+        get_dataset(data_config("LSUN", image_size=8, category="bedroom"), tmp_path, train=True)[0]
+
+
 def test_an_image_that_cannot_be_decoded_is_named_by_its_key(tmp_path):
     entries = write_lsun(tmp_path / "data")
     keys = sorted(entries)

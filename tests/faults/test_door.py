@@ -67,6 +67,7 @@ def test_values_in_sentences_are_short_and_on_one_line():
         ("model.num_res_blocks", 10**9, "a network"),
         ("training.batch_size", 10**12, "a batch of 1000000000000 images"),
         ("diffusion.num_diffusion_timesteps", 10**12, "a schedule of 1000000000000 timesteps"),
+        ("diffusion.num_diffusion_timesteps", 10**400, "over a billion GiB"),  # no float is so large
         ("model.ch_mult", [1] * 1000, "levels"),
     ],
 )

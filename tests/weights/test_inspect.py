@@ -222,6 +222,14 @@ def test_archives_that_are_not_checkpoints_are_told(tmp_path, extractor):
     refuses("--inspect", tmp_path, says=["neither a run's ckpt.pth nor diffusers'"], tree=tmp_path)
 
 
+def test_a_network_of_other_shapes_is_refused(tmp_path, run):
+    for name, shape in {"conv_in.weight": (3,), "down.0.block.0.conv1.weight": (0, 1, 3, 3)}.items():
+        weights = torch.load(run.ckpt)["model"]
+        weights[name] = torch.zeros(shape)
+        torch.save(weights, tmp_path / "a.pth")
+        refuses("--inspect", tmp_path / "a.pth", says=[name, "not a network of this program"], tree=tmp_path)
+
+
 def test_a_folder_of_ones_own_pictures_is_told(tmp_path):
     (tmp_path / "mine").mkdir()
     for i in range(3):
