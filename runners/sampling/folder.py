@@ -40,7 +40,9 @@ class Folder:
         """What an image costs, and where its last step ends."""
         end, abar = self.sampling.end, self.diffusion.alphas_cumprod
         where = "a clean image" if end == CLEAN else f"t = {end}, where ᾱ is {abar[end + 1]:.6g}"
-        return f"{self.evaluations_of_chain} evaluations an image (NFE), which end at {where}"
+        first = self.task.evaluations_first
+        before = f", after {first} that encode pictures" if first else ""
+        return f"{self.evaluations_of_chain} evaluations an image (NFE), which end at {where}{before}"
 
     def missing(self) -> set[str]:
         """The pictures that are not there yet. With --keep_images no, all of them."""

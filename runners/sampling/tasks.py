@@ -36,6 +36,7 @@ class Task:
 
     keep_repeats = False  # of timesteps, where files are numbered by them
     from_noise = True  # whether the chains begin at x_T that is drawn, not at something like an image
+    evaluations_first = 0  # that a folder costs before its chains begin, in a batch of one image
     one_batch = False  # whether all chains are one batch, whatever the batch size
     write: Callable[[Path, Tensor], None] | None = None  # of one file, where it is not a PNG
 
@@ -108,6 +109,7 @@ class Interpolation(Task):
         self.side, self.is_grid = options.points, len(options.between) == 4
         self.one_batch = not self.is_grid
         self.images = {end: OnePicture(end, diffusion) for end in options.between if not end.isdecimal()}
+        self.evaluations_first = len(self.images) * len(self.sampling.timesteps)
 
     def chains(self) -> int:
         return self.side**2 if self.is_grid else self.side
@@ -122,15 +124,13 @@ class Interpolation(Task):
     @cached_property
     def ends(self) -> list[Tensor]:
         """x_T of each end, (c, h, w) on the CPU. Pictures are encoded, so the weights must be loaded."""
-        found = []
-        for end in self.options.between:
-            if end in self.images:
-                x = self.images[end].in_model_range([0])
-                x = last(self.diffusion.encode(x, self.sampling, self.options.inversion)).x.cpu()
-            else:
-                x = self.diffusion.latents([int(end)], self.sampling.seed)
-            found.append(x[0])
-        return found
+        found = {}
+        for end, image in self.images.items():
+            x = image.in_model_range([0])
+            found[end] = last(self.diffusion.encode(x, self.sampling, self.options.inversion)).x.cpu()
+        for end in set(self.options.between) - self.images.keys():
+            found[end] = self.diffusion.latents([int(end)], self.sampling.seed)
+        return [found[end][0] for end in self.options.between]
 
     def start(self, chains: Sequence[int]) -> Tensor:
         return torch.zeros(len(chains), *self.diffusion.image_shape)  # the ends may need the network

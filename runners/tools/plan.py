@@ -71,8 +71,10 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
         dropped = f", {repeats} repeats dropped" if repeats else ""
         numbers = [f"{t:.6g}" for t in steps]
         shown = numbers if len(steps) <= 16 else [*numbers[:8], "…", *numbers[-8:]]
-        batches = len({i // batch_size for i in folder.chains_with(missing)})
-        work = batches * batch_size * folder.evaluations_of_chain
+        chains = folder.chains_with(missing)
+        run = batch_size * len({i // batch_size for i in chains})
+        work = run * folder.evaluations_of_chain
+        work += folder.task.evaluations_first * bool(missing)
         present = len(folder.names) - len(missing)
         if options.is_grid:
             print(f"{folder.options.image_folder}:")
@@ -80,7 +82,7 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
         print(f"  {folder.cost_in_words}")
         print(
             f"  {len(missing)} images to make, {present} already there; {work:,} evaluations of the network"
-            f"{f', in whole batches of {batch_size}' * (work > len(missing) * folder.evaluations_of_chain)}"
+            f"{f', in whole batches of {batch_size}' * (run > len(chains))}"
         )
         made, evaluations = made + len(missing), evaluations + work
 

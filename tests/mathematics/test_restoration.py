@@ -76,6 +76,25 @@ def test_independent_pixels_are_found_as_if_nothing_were_known():
     assert (found - plain)[:, KNOWN == 0].abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("name", ["inpainting", "sr2", "colorization"])
+def test_dependent_pixels_are_found_exactly(name):
+    """Gaussian images in a plane of three dimensions, of which y decides all: the posterior is the image."""
+    directions = torch.linalg.qr(noise(3, seed=3).flatten(1).T).Q * 4
+
+    def in_plane(x, t):
+        a = A[t[0] + 1]
+        x0 = (16 * a.sqrt() / (16 * a + 1 - a) / 16 * x.flatten(1) @ directions @ directions.T).view(x.shape)
+        return (x - a.sqrt() * x0) / (1 - a).sqrt()
+
+    degradation = DEGRADATIONS[name](KNOWN)
+    images = (noise(seed=1).flatten(1)[:, :3] @ directions.T).view(-1, *SHAPE)
+    how = {"eta": 0, "randn_like": torch.randn_like, "degradation": degradation}
+    chains = [ddnm(in_plane, noise(), range(0, 1000, 1000 // S), A, **how, y=degradation.apply(images))
+              for S in (50, 100, 200)]  # fmt: skip
+    errors = [(last(chain).x0 - images).abs().max() for chain in chains]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 2e-3 * images.abs().max()
+
+
 def test_noise_in_y_is_not_kept():
     """Images that are constant, from pixels with noise: the result is nearer to them than y is."""
 

@@ -185,7 +185,11 @@ def test_a_grid_between_four_ends(run, folder_of_images, tmp_path):
     """Pictures by their encodings and latents by their numbers; corners are the ends."""
     of = ("--config", run.config, "--ckpt", run.ckpt, "--exp", tmp_path, "--timesteps", 10, "--sample")
     ends = (folder_of_images / "0.png", 3, folder_of_images / "2.png", 7)
-    main(*of, "--interpolation", "--between", *ends, "--points", 3)
+    grid = (*of, "--interpolation", "--between", *ends, "--points", 3)
+    plan = main(*grid, "--plan").stdout
+    assert "NFE), which end at a clean image, after 20 that encode pictures" in plan
+    assert f"{3 * 4 * 10 + 20} evaluations of the network, in whole batches of 4" in plan
+    main(*grid)
     diffusion = Diffusion.from_pretrained(str(run.ckpt), load_config(run.config), device="cpu")
     sampling, numbers = diffusion.sampling(10), diffusion.latents([3, 7])
     given = torch.stack([torch.from_numpy(pixels(folder_of_images, f"{i}.png")) for i in (0, 2)])[:, None]
