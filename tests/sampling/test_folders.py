@@ -10,6 +10,7 @@ import torch
 from support.images import pixels, pngs, sample
 from support.processes import finished, started, wait_until
 from support.program import MAIN, main, refuses, sampling
+from support.warm import WARM
 
 
 def test_exactly_n_images_a_manifest_and_a_sheet_beside_the_folder(run, ten):
@@ -42,7 +43,7 @@ def test_a_killed_folder_continues_to_what_it_would_have_been(run, ten, tmp_path
     folder = exp / "image_samples" / "f"
     arguments = ("--num_samples", 60, "--timesteps", 50, "--eta", 1)
     command = sampling(run.config, run.ckpt, exp, "-i", "f", *arguments)
-    with started([sys.executable, MAIN, *command]) as process:
+    with started([WARM, MAIN, *command]) as process:
         wait_until((folder / "5.png").exists, process, pause=0.005)
     assert 5 < len(pngs(folder)) < 60
     main(*command)
@@ -61,7 +62,7 @@ def test_two_processes_do_not_share_a_folder(run, tmp_path):
     folder = tmp_path / "image_samples" / "f"
     arguments = sampling(run.config, run.ckpt, tmp_path, "-i", "f")
     command = (*arguments, "--num_samples", 100000, "--timesteps", 2)
-    with started([sys.executable, MAIN, *command]) as process:
+    with started([WARM, MAIN, *command]) as process:
         wait_until((folder / "0.png").exists, process)
         process.send_signal(signal.SIGSTOP)
         refuses(*command, says=("in use by another process",), tree=tmp_path)

@@ -1,7 +1,6 @@
 """Tasks that read images or latents: what they compute, and how their folders continue."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from support.images import pixels, pngs, sample
 from support.layouts import random_images
 from support.processes import free_port, started, wait_until
 from support.program import MAIN, ROOT, main, refuses, sampling, two_ranks
+from support.warm import WARM
 
 from configs import load_config
 from datasets.digits import read
@@ -61,7 +61,7 @@ def test_reconstruction_is_encode_and_decode(run, reconstructed):
 def test_reconstruction_killed_extended_and_by_two_ranks_is_the_same(run, reconstructed, tmp_path):
     whole = reconstructed[0] / "image_samples" / "r" / "S10_eta0_seed1234"
     command = sampling(run.config, run.ckpt, tmp_path, "--timesteps", 10, mode="--reconstruction")
-    with started([sys.executable, MAIN, *map(str, command), "--num_samples", "280", "-i", "k"]) as process:
+    with started([WARM, MAIN, *map(str, command), "--num_samples", "280", "-i", "k"]) as process:
         wait_until((tmp_path / "image_samples" / "k" / "5.png").exists, process, pause=0.005)
     assert 5 < len(pngs(tmp_path / "image_samples" / "k")) < 280
     main(*command, "--num_samples", 5, "-i", "e")
@@ -263,7 +263,7 @@ def tasks(run, folder_of_images, tmp_path_factory):
 def test_a_killed_task_goes_on_to_the_same_pictures(tasks, tmp_path, name):
     command, folder, whole = tasks[name]
     made = tmp_path / "image_samples" / folder
-    with started([sys.executable, MAIN, *command, "--exp", tmp_path]) as process:
+    with started([WARM, MAIN, *command, "--exp", tmp_path]) as process:
         wait_until(lambda: list(made.glob("*.png")), process, pause=0.002)
     assert 0 < len(pngs(made)) < len(whole)
     main(*command, "--exp", tmp_path)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from support import warm
+
 TIMEOUT = 300  # seconds
 
 
@@ -23,10 +25,14 @@ def free_port() -> int:
 def started(command: Iterable[object], timeout: float = TIMEOUT, **how) -> Iterator[subprocess.Popen[str]]:
     """A command that runs beside the test, without a terminal; of its output stderr alone is kept.
 
+    WARM as its first word is Python, forked with torch imported.
+
     It is killed with its children at the end of the block, or when `timeout` seconds are over.
     """
     how = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL} | how
-    process = subprocess.Popen([*map(str, command)], text=True, **how)
+    words = [*map(str, command)]
+    start = warm.Process if words[0] == warm.WARM else subprocess.Popen
+    process = start(words, text=True, **how)
     timer = threading.Timer(timeout, kill, [process])
     timer.start()
     try:

@@ -2,18 +2,19 @@
 
 import io
 import os
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import yaml
 
 import main as program
-from support.processes import finished, free_port
+from support.processes import finished, free_port, started
+from support.warm import WARM, Process
 
 ROOT = Path(__file__).parent.parent.parent
 MAIN = str(ROOT / "main.py")
@@ -28,12 +29,12 @@ def main(
 ) -> SimpleNamespace:
     """Run main.py, expect `code`, and give what it printed: stdout, stderr.
 
-    fresh: as a process of its own, with no terminal. Else by `main.main` in this process, which saves seconds
-    of imports. Every task and every kind of refusal is run fresh somewhere.
+    fresh: as a process of its own, with no terminal. Else by `main.main` in this process, which costs less.
+    Every task and every kind of refusal is run fresh somewhere.
     """
     argv = words(arguments)
     if fresh:
-        process = finished([sys.executable, MAIN, *argv], cwd=cwd, env={**os.environ, **(env or {})})
+        process = finished([WARM, MAIN, *argv], cwd=cwd, env={**os.environ, **(env or {})})
         returned, stdout, stderr = process.returncode, process.stdout, process.stderr
     else:
         out, err = io.StringIO(), io.StringIO()
@@ -61,30 +62,30 @@ def command_of_two(*arguments: object, script: str | Path = MAIN) -> list[str]:
     return [sys.executable, *words([*launch, *arguments])]
 
 
-def torchrun(
-    *arguments: object, code: int = 0, script: str | Path = MAIN
-) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: object, code: int = 0, script: str | Path = MAIN) -> CompletedProcess[str]:
     """A script in two processes, to its end."""
     process = finished(command_of_two(*arguments, script=script))
     assert (process.returncode == 0) == (code == 0), process.stdout + process.stderr
     return process
 
 
-def two_ranks(*arguments: object, code: int = 0, script: str | Path = MAIN) -> SimpleNamespace:
-    """A script in two processes as torchrun starts them, without the cost of the launcher, to their end."""
+@contextmanager
+def two_started(*arguments: object, script: str | Path = MAIN) -> Iterator[list[Process]]:
+    """A script in two processes as torchrun starts them, without the cost of the launcher."""
     of_both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    of_both["MASTER_PORT"] = str(free_port())
-    command = [sys.executable, str(script), *words(arguments)]
-    how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **of_both, "RANK": rank, "LOCAL_RANK": rank}, **how)
-        for rank in ("0", "1")
-    ]
-    try:
+    env = {**os.environ, **of_both, "MASTER_PORT": str(free_port())}
+    command = [WARM, script, *words(arguments)]
+    with ExitStack() as stack:
+        both = (
+            started(command, 120, env={**env, "RANK": rank, "LOCAL_RANK": rank}, stdout=PIPE) for rank in "01"
+        )
+        yield [stack.enter_context(one) for one in both]
+
+
+def two_ranks(*arguments: object, code: int = 0, script: str | Path = MAIN) -> SimpleNamespace:
+    """The same, to their end."""
+    with two_started(*arguments, script=script) as processes:
         said = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
     stdout, stderr = ("".join(texts) for texts in zip(*said, strict=True))
     assert [process.returncode for process in processes] == [code, code], stdout + stderr
     return SimpleNamespace(stdout=stdout, stderr=stderr)

@@ -1,7 +1,6 @@
 """Resuming is exact, from this program's checkpoints and from upstream's. What cannot resume is refused."""
 
 import re
-import sys
 from copy import deepcopy
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from support.processes import started, wait_until
 from support.program import MAIN, files_below, main, refuses, small_config
 from support.runs import assert_same, checkpoint
+from support.warm import WARM
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import load_config
@@ -41,7 +41,7 @@ def test_a_killed_run_resumes_to_what_it_would_have_been(tmp_path):
         tmp_path / "c.yml", training__n_iters=20, training__snapshot_freq=3, training__batch_size=64
     )
     arguments = ("--config", config, "--exp", tmp_path, "--doc")
-    with started([sys.executable, MAIN, *arguments, "killed"]) as process:
+    with started([WARM, MAIN, *arguments, "killed"]) as process:
         wait_until((tmp_path / "logs" / "killed" / "ckpt_6.pth").exists, process)
     assert 3 <= checkpoint(tmp_path, "killed")["step"] < 20
     main(*arguments, "killed", "--resume_training")

@@ -3,14 +3,12 @@
 import os
 import re
 import signal
-import sys
 import threading
 import time
-from contextlib import ExitStack
 
 import pytest
-from support.processes import free_port, started, wait_until
-from support.program import MAIN, main, small_config, two_ranks
+from support.processes import wait_until
+from support.program import main, small_config, two_ranks, two_started
 from support.runs import assert_same, checkpoint
 
 CODES = {signal.SIGTERM: 143, signal.SIGUSR1: 0, signal.SIGINT: 130}
@@ -68,14 +66,7 @@ def test_two_processes_agree_on_the_step_where_one_got_the_signal(tmp_path):
     common = dict(training__batch_size=33, training__snapshot_freq=10**6, training__validation_freq=10**6)
     config = small_config(tmp_path / "c.yml", training__n_iters=10**6, **common)
     command = ["--config", config, "--exp", tmp_path, "--doc", "d"]
-    port, said = str(free_port()), []
-    with ExitStack() as stack:
-        processes = []
-        for rank in "01":
-            env = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-            env |= {"MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
-            one = started([sys.executable, MAIN, *map(str, command)], env=env)
-            processes.append(stack.enter_context(one))
+    with two_started(*command) as processes:
         wait_until((tmp_path / "logs" / "d" / "ckpt.pth").exists, processes[0])
         processes[1].send_signal(signal.SIGTERM)
         said = [process.communicate(timeout=120)[1] for process in processes]

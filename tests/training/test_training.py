@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from support.processes import finished, started, wait_until
 from support.program import MAIN, main, refuses, small_config
 from support.runs import assert_same, checkpoint
+from support.warm import WARM
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -113,9 +113,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path, answer, moved):
     (tmp_path / "logs" / "d" / "stdout.txt").touch()
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
-    process = finished(
-        [sys.executable, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d"], stdin=theirs
-    )
+    process = finished([WARM, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d"], stdin=theirs)
     os.close(ours), os.close(theirs)
     assert process.returncode == 0
     assert "Move it aside" in process.stdout
@@ -149,7 +147,7 @@ def test_a_full_disk_at_a_snapshot_is_a_sentence_and_keeps_the_last_one(run, tmp
 def test_two_trainings_of_one_run_are_refused(tmp_path):
     config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
     command = ("--config", config, "--exp", tmp_path, "--doc", "d")
-    with started([sys.executable, MAIN, *command]) as process:
+    with started([WARM, MAIN, *command]) as process:
         wait_until((tmp_path / "logs" / "d" / "ckpt.pth").exists, process)
         process.send_signal(signal.SIGSTOP)
         refuses(*command, "--ni", says=("logs/d is in use by another process",), tree=tmp_path)
@@ -157,10 +155,8 @@ def test_two_trainings_of_one_run_are_refused(tmp_path):
 
 def test_an_interrupt_is_a_sentence_and_130(tmp_path):
     config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
-    command = [sys.executable, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d"]
-    # Parallel tests' processes do not heed it, nor do their children.
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with started(command, preexec_fn=heeds) as process:
+    command = [WARM, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d"]
+    with started(command) as process:
         wait_until((tmp_path / "logs" / "d" / "ckpt.pth").exists, process)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
