@@ -202,7 +202,7 @@ def figure(arguments: argparse.Namespace, path: Path) -> dict[str, list[Row]]:
     ]
     by_N = [
         {"N": batch * k, "seconds": measure(arguments, variant, batch, batches=k)["seconds"]}
-        for k in (1, 2, 4, 8)
+        for k in (1, 2, 4, 8)[: arguments.batches.bit_length() + 1]  # to twice --batches
     ]
     drawing = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, rows, key in zip(drawing.subplots(1, 2), (by_S, by_N), "SN", strict=True):

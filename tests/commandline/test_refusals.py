@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import pytest
 import torch
@@ -153,10 +154,9 @@ def test_a_key_that_is_wrong(tmp_path, changes, says):
     ],
 )
 def test_arguments_that_are_wrong(tmp_path, arguments, says):
-    quick = (
-        "nowhere.pth" in arguments or len(arguments) < 6
-    )  # most of these are refused before torch is imported
-    refuses(*arguments, says=says, tree=tmp_path, cwd=tmp_path, fresh=quick)
+    # Most of these are refused before torch is imported.
+    quick = "nowhere.pth" in arguments or len(arguments) < 6
+    refuses(*arguments, says=says, tree=tmp_path, cwd=tmp_path, fresh=quick, python=sys.executable)
 
 
 class Malicious:
@@ -228,7 +228,7 @@ def test_a_schedule_that_cannot_be_sampled_from_its_end(tmp_path, run):
 
 
 def test_help_tells_of_every_task():
-    said = main("--help", fresh=True).stdout
+    said = main("--help", fresh=True, python=sys.executable).stdout
     for flag in ("--resume_training", "--fid", "--interpolation", "--sequence", "--use_pretrained", "--test"):
         assert flag in said
     assert "ddpm_noisy" in said

@@ -83,14 +83,14 @@ def test_real_fashion_mnist_trains(tmp_path):
     """fashion_mnist.yml with a small network: the loss falls to under a third of its start."""
     tree = yaml.safe_load((ROOT / "configs" / "fashion_mnist.yml").read_text())
     tree["model"] |= {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [8]}
-    tree["training"] |= {"batch_size": 16, "n_iters": 200, "validation_freq": 1000}
+    tree["training"] |= {"batch_size": 8, "n_iters": 40, "validation_freq": 1000}
     tree["optim"]["lr"] = 0.001
     (tmp_path / "c.yml").write_text(yaml.safe_dump(tree))
     process = main("--config", tmp_path / "c.yml", "--exp", tmp_path, "--doc", "d", "--data", REAL_FASHION)
     assert "training on 60000 images of FASHION_MNIST" in process.stderr
     lines = (tmp_path / "logs" / "d" / "stdout.txt").read_text()
     losses = [float(loss) for loss in re.findall(r"step: \d+, loss: ([\d.]+)", lines)]
-    assert len(losses) == 200
+    assert len(losses) == 40
     assert np.mean(losses[-20:]) < losses[0] / 3
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
@@ -24,6 +23,7 @@ from support.layouts import encoded, photo, write_celeba, write_cifar10, write_f
 from support.measuring import Projection, export
 from support.processes import finished, free_port
 from support.program import MAIN, ROOT, main
+from support.warm import WARM
 
 import configs
 from configs import load_config
@@ -361,7 +361,6 @@ RULES = {
         "fashion_mnist.yml",
         "made.pt2",
     ),
-    "benchmarks.fid_memory": ("500", None, None),
     "benchmarks.recipes": ("--runs D --out made --plot made.png", "digits.yml", "made.md"),
     "benchmarks.sampling": (
         "--batch 2 --steps 2 --batches 1 --repeats 1 --only η --out made",
@@ -385,8 +384,6 @@ def run_a_module(start: list[str], module: str, words: list[str], shelf: Shelf, 
     if module == "benchmarks.recipes":
         for folder in ("logs", "tensorboard"):
             shutil.copytree(shelf.run(config).parents[1] / folder, cwd / value(words, "--exp", "") / folder)
-    if module == "benchmarks.fid_memory":
-        words = []  # how many images
     more = flags.split() + (["--figure", "2"] if "--figure" in words else [])
     for flag, instead in (("--config", config), ("--data", shelf.data(config))):
         more += [flag, str(instead)] if flag in words else []
@@ -397,7 +394,7 @@ def run_a_module(start: list[str], module: str, words: list[str], shelf: Shelf, 
 def process(arguments: list[str], cwd: Path) -> str:
     """What Python prints when it is started outside the repository, with nothing compiled."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
-    ended = finished([sys.executable, *arguments], cwd=cwd, env=env)
+    ended = finished([WARM, *arguments], cwd=cwd, env=env)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 

@@ -24,17 +24,18 @@ def main(
     *arguments: object,
     code: int = 0,
     fresh: bool = False,
+    python: str = WARM,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> SimpleNamespace:
     """Run main.py, expect `code`, and give what it printed: stdout, stderr.
 
-    fresh: as a process of its own, with no terminal. Else by `main.main` in this process, which costs less.
-    Every task and every kind of refusal is run fresh somewhere.
+    fresh: as a process of its own, of `python`, with no terminal. Else by `main.main` in this process, which
+    costs less. Every task and every kind of refusal is run fresh somewhere.
     """
     argv = words(arguments)
     if fresh:
-        process = finished([WARM, MAIN, *argv], cwd=cwd, env={**os.environ, **(env or {})})
+        process = finished([python, MAIN, *argv], cwd=cwd, env={**os.environ, **(env or {})})
         returned, stdout, stderr = process.returncode, process.stdout, process.stderr
     else:
         out, err = io.StringIO(), io.StringIO()
@@ -59,7 +60,7 @@ def words(arguments: Iterable[object]) -> list[str]:
 def command_of_two(*arguments: object, script: str | Path = MAIN) -> list[str]:
     """A script in two processes under torchrun."""
     launch = ("-m", "torch.distributed.run", "--nproc_per_node 2 --master_port", free_port(), script)
-    return [sys.executable, *words([*launch, *arguments])]
+    return [WARM, *words([*launch, *arguments])]
 
 
 def torchrun(*arguments: object, code: int = 0, script: str | Path = MAIN) -> CompletedProcess[str]:

@@ -94,7 +94,7 @@ def test_two_processes_sample_the_same_images_and_one_continues(run, tmp_path):
         "--sample --fid --timesteps 5 --eta 1 --num_samples 11",
     )
     main(*command, "--exp", tmp_path / "one")
-    said = torchrun(*command, "--exp", tmp_path / "two").stderr
+    said = two_ranks(*command, "--exp", tmp_path / "two").stderr
     assert "| 15/15 [" in said  # the bar is of all three batches of five steps, of which rank 0 makes two
     one, two = (tmp_path / exp / "image_samples" / "images" for exp in ("one", "two"))
     for i in range(11):

@@ -12,7 +12,8 @@ from support.runs import assert_same, checkpoint, losses
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
     """A config whose steps change no weights: what a run ends with is what it began with."""
-    return small_config(tmp_path_factory.mktemp("still") / "c.yml", optim__lr=0.0, training__n_iters=1)
+    changes = dict(optim__lr=0.0, training__batch_size=32, training__n_iters=1)
+    return small_config(tmp_path_factory.mktemp("still") / "c.yml", **changes)
 
 
 def test_a_run_starts_from_the_weights_of_each_format(run, still, tmp_path):
@@ -46,7 +47,8 @@ def test_a_run_starts_from_the_weights_of_each_format(run, still, tmp_path):
 def test_auto_takes_the_weights_for_a_new_run_only(run, still, tmp_path):
     command = ("--exp", tmp_path, "--doc d --resume_training auto --ckpt", run.ckpt)
     main("--config", still, *command)
-    said = main("--config", small_config(tmp_path / "c.yml", training__n_iters=2), *command).stderr
+    two = small_config(tmp_path / "c.yml", training__batch_size=32, training__n_iters=2)
+    said = main("--config", two, *command).stderr
     assert "goes on from its own checkpoint" in said and "continuing after step 1 to step 2" in said
     said = main("--config", still, "--exp", tmp_path, "--doc new --plan --ckpt", run.ckpt)
     assert f"weights: {run.ckpt} (ema, step 4)" in said.stderr and "steps: 0 to 1" in said.stdout

@@ -8,7 +8,7 @@ from support.runs import losses
 
 def test_training_compiled_is_training(tmp_path):
     """The epoch's last batch, of 298, runs uncompiled."""
-    changes = dict(training__n_iters=3, training__validation_freq=9)
+    changes = dict(data__image_size=4, training__n_iters=3, training__validation_freq=9)
     config = small_config(tmp_path / "c.yml", model__dropout=0.0, model__num_res_blocks=1, **changes)
     main("--config", config, "--exp", tmp_path, "--doc", "eager")
     main("--config", config, "--exp", tmp_path, "--doc", "compiled", "--compile", "on", fresh=True)
@@ -18,7 +18,8 @@ def test_training_compiled_is_training(tmp_path):
 
 
 def test_training_in_bfloat16_learns_the_same(tmp_path):
-    config = small_config(tmp_path / "c.yml", model__dropout=0.0, training__validation_freq=9)
+    changes = dict(data__image_size=4, model__dropout=0.0, training__validation_freq=9)
+    config = small_config(tmp_path / "c.yml", **changes)
     main("--config", config, "--exp", tmp_path, "--doc", "fp32")
     said = main("--config", config, "--exp", tmp_path, "--doc", "bf16", "--precision", "bf16").stderr
     assert "bfloat16 on cpu" in said
@@ -31,7 +32,8 @@ def test_training_in_bfloat16_learns_the_same(tmp_path):
 
 def test_a_batch_worked_off_in_parts_is_the_batch(tmp_path):
     parts = 7
-    changes = dict(model__dropout=0.0, optim__optimizer="SGD", optim__lr=1e-5, training__validation_freq=9)
+    changes = dict(data__image_size=4, model__dropout=0.0, training__validation_freq=9)
+    changes |= dict(optim__optimizer="SGD", optim__lr=1e-5)
     main("--config", small_config(tmp_path / "one.yml", **changes), "--exp", tmp_path, "--doc", "one")
     config = small_config(tmp_path / "parts.yml", **changes, training__accumulate=parts)
     assert f"in {parts} parts" in main("--config", config, "--exp", tmp_path, "--doc", "parts").stderr

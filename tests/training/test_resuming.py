@@ -19,10 +19,9 @@ from runners.training.state import TrainingState
 @pytest.mark.parametrize("optimizer", ["Adam", "RMSProp", "SGD"])
 def test_resuming_is_exact(tmp_path, optimizer):
     """Four steps, over the end of an epoch, against two and two: with dropout, flips and dequantization."""
-    two = small_config(tmp_path / "two.yml", training__n_iters=2, optim__optimizer=optimizer, optim__lr=1e-4)
-    four = small_config(
-        tmp_path / "four.yml", training__n_iters=4, optim__optimizer=optimizer, optim__lr=1e-4
-    )
+    changes = dict(data__image_size=4, optim__optimizer=optimizer, optim__lr=1e-4)
+    two = small_config(tmp_path / "two.yml", training__n_iters=2, **changes)
+    four = small_config(tmp_path / "four.yml", training__n_iters=4, **changes)
     main("--config", four, "--exp", tmp_path, "--doc", "whole", "--seed", 7)
     main("--config", two, "--exp", tmp_path, "--doc", "parts", "--seed", 7)
     main(

@@ -21,7 +21,7 @@ def snapshots(exp):
 
 def test_the_newest_stay_and_every_third_step(tmp_path):
     keep = dict(training__keep_snapshots=2, training__keep_every=3, training__snapshot_freq=1)
-    config = small_config(tmp_path / "c.yml", training__n_iters=8, **keep)
+    config = small_config(tmp_path / "c.yml", training__n_iters=8, training__batch_size=32, **keep)
     main("--config", config, "--exp", tmp_path, "--doc", "d")
     assert snapshots(tmp_path) == {3, 6, 7, 8}
     assert_same(checkpoint(tmp_path), checkpoint(tmp_path, name="ckpt_8.pth"))

@@ -81,7 +81,11 @@ def test_two_processes_agree_on_the_step_where_one_got_the_signal(tmp_path):
 
 def test_a_snapshot_is_due_after_minutes(tmp_path):
     config = small_config(
-        tmp_path / "c.yml", training__n_iters=4, training__snapshot_freq=100, training__snapshot_minutes=1e-6
+        tmp_path / "c.yml",
+        training__batch_size=32,
+        training__n_iters=4,
+        training__snapshot_freq=100,
+        training__snapshot_minutes=1e-6,
     )
     main("--config", config, "--exp", tmp_path, "--doc", "d")
     assert {p.name for p in (tmp_path / "logs" / "d").glob("ckpt_*")} == {

@@ -145,7 +145,8 @@ def test_a_full_disk_at_a_snapshot_is_a_sentence_and_keeps_the_last_one(run, tmp
 
 
 def test_two_trainings_of_one_run_are_refused(tmp_path):
-    config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
+    endless = dict(training__batch_size=32, training__n_iters=100000, training__snapshot_freq=100000)
+    config = small_config(tmp_path / "c.yml", **endless)
     command = ("--config", config, "--exp", tmp_path, "--doc", "d")
     with started([WARM, MAIN, *command]) as process:
         wait_until((tmp_path / "logs" / "d" / "ckpt.pth").exists, process)
@@ -154,7 +155,8 @@ def test_two_trainings_of_one_run_are_refused(tmp_path):
 
 
 def test_an_interrupt_is_a_sentence_and_130(tmp_path):
-    config = small_config(tmp_path / "c.yml", training__n_iters=100000, training__snapshot_freq=100000)
+    endless = dict(training__batch_size=32, training__n_iters=100000, training__snapshot_freq=100000)
+    config = small_config(tmp_path / "c.yml", **endless)
     command = [WARM, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d"]
     with started(command) as process:
         wait_until((tmp_path / "logs" / "d" / "ckpt.pth").exists, process)
@@ -165,7 +167,7 @@ def test_an_interrupt_is_a_sentence_and_130(tmp_path):
 
 
 def test_the_run_ends_with_epochs_or_steps_whichever_is_first(tmp_path):
-    config = small_config(tmp_path / "c.yml", training__n_epochs=1, training__n_iters=100)
+    config = small_config(tmp_path / "c.yml", data__image_size=4, training__n_epochs=1, training__n_iters=100)
     main("--config", config, "--exp", tmp_path, "--doc", "d")
     saved = checkpoint(tmp_path)
     assert (saved["step"], saved["epoch"], saved["images_seen"]) == (3, 0, 1498)
@@ -205,7 +207,8 @@ def test_optimizers_have_upstreams_constants():
 
 def test_test_reports_the_validation_loss(run, tmp_path):
     """--test computes what training logged at that step, to the last digit that both print."""
-    config = small_config(tmp_path / "c.yml", training__n_iters=3, diffusion__num_diffusion_timesteps=20)
+    changes = dict(data__image_size=4, diffusion__num_diffusion_timesteps=20)
+    config = small_config(tmp_path / "c.yml", training__n_iters=3, **changes)
     main("--config", config, "--exp", tmp_path, "--doc", "d")
     logged = re.search(
         r"step: 3, validation_loss: ([\d.]+)", (tmp_path / "logs" / "d" / "stdout.txt").read_text()

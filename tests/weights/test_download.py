@@ -6,7 +6,7 @@ from hashlib import md5
 import pooch
 import pytest
 import torch
-from support.program import ROOT, main, refuses, small_config, torchrun
+from support.program import ROOT, main, refuses, small_config, two_ranks
 from support.server import body, status
 
 from configs import load_config
@@ -206,6 +206,6 @@ def test_two_processes_download_once(server, small, tmp_path, monkeypatch):
     (tmp_path / "driver.py").write_text(DRIVER)
     driver = (ROOT, f"{server.url}/w", md5(small[1]).hexdigest())
     command = ("--config", small[0], "--exp", tmp_path, "--use_pretrained --sample --fid")
-    torchrun(*driver, *command, "--num_samples 8 --timesteps 2", script=tmp_path / "driver.py")
+    two_ranks(*driver, *command, "--num_samples 8 --timesteps 2", script=tmp_path / "driver.py")
     assert server.gets("/w") == 1
     assert len(list((tmp_path / "image_samples" / "images").glob("*.png"))) == 8
