@@ -80,7 +80,10 @@ def check_combination(options: Options, *, sample: bool) -> None:
     if mode == "train" and options.starts_from_weights:
         _check_fine_tuning(options)
     if not options.config:
-        why = "it names the model's YAML file; a diffusers folder as --ckpt brings its own"
+        why = (
+            "it names the model's YAML file; --doc of a run brings its own, as a diffusers folder, or "
+            "fashion_mnist, does as --ckpt"
+        )
         if options.doc and mode != "train":
             runs = [path.name for path in options.log_dir.parent.glob("*")]
             why = f"there is no config.yml in {options.log_dir}{nearest(options.log_dir.name, runs)}"

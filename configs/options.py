@@ -1,5 +1,7 @@
 """What the user asked of one run, as a frozen `Options`. Its defaults are the program's."""
 
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -133,10 +135,12 @@ class Options:
 
     @property
     def is_grid(self) -> bool:
+        """Whether flags repeat; or -i names the folder of such a command, which gets one more cell."""
         repeated = (
             self.seeds, self.ckpts, self.step_counts, self.skip_types, self.etas, self.sample_types
         )  # fmt: skip
-        return any(len(values) > 1 for values in repeated)
+        into_one = self.mode in TASKS and TASKS[self.mode].grid and (self.image_dir / "table.json").is_file()
+        return into_one or any(len(values) > 1 for values in repeated)
 
     @property
     def log_dir(self) -> Path:
@@ -165,6 +169,12 @@ class Options:
             return "plan"
         verbs = {"images": "measure"} | dict.fromkeys(TASKS, "write_samples")
         return verbs.get(self.mode, self.mode)
+
+
+def command(*words: str) -> str:
+    """A command of main.py as it is typed here."""
+    called = sys.argv[0] if Path(sys.argv[0]).name == "main.py" else "main.py"
+    return shlex.join(["python", called, *words])
 
 
 def fit(options: Options, config: Config) -> Options:

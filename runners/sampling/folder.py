@@ -1,7 +1,6 @@
 """A folder of images: from its manifest and its lock to the last PNG and the contact sheet."""
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from configs.choices import SAMPLERS
+from configs.options import command
 from functions.disk import files, images, manifest
 from functions.runtime import distributed
 from functions.runtime.precision import precision_in_words
@@ -82,7 +82,7 @@ class Folder:
         return {
             "checkpoint": str(loaded.path), "kind": loaded.kind, "step": loaded.step,
             "spacing": f"{self.options.spacing_label}, S = {self.options.S}",
-            "command": shlex.join(["python", "main.py", *self.options.argv]),
+            "command": command(*self.options.argv),
         }  # fmt: skip
 
     def check(self, loaded: Loaded) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def fill(
         if gone := folder.missing():
             left = f"{len(gone)} of the {len(folder.names)} files in {path} have gone while others were made"
             raise OSError(f"{left}; the same command makes them anew")
-        made = [f"{len(folder.names)} {'images' if folder.task.sheet() else 'files'} in {path}"]
+        made = [f"{len(folder.names)} {folder.task.makes} in {path}"]
         if rows := folder.task.sheet():
             sheet = path.with_name(f"{path.name}.png")
             images.sheet_of_files(sheet, path, rows)
@@ -215,7 +215,8 @@ def _announce(folder: Folder, missing: set[str], batch_size: int, precision: str
     timesteps, done = folder.sampling.timesteps, len(folder.names) - len(missing)
     span = f"t from {timesteps[-1]:.6g} to {timesteps[0]:.6g}"
     logging.info(
-        f"{folder.options.S} steps asked, {len(timesteps)} evaluated, {span}; {len(missing)} images to make "
-        f"in batches of {batch_size}, {done} already there; {precision} on {folder.diffusion.device}; "
+        f"{folder.options.S} steps asked, {len(timesteps)} evaluated, {span}; "
+        f"{len(missing)} {folder.task.makes} to make in batches of {batch_size}, {done} already there; "
+        f"{precision} on {folder.diffusion.device}; "
         f"{folder.cost_in_words}"
     )

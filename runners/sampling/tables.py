@@ -46,8 +46,7 @@ def write(options: Options, config: Config, made: list[Result]) -> None:
     """Write the tables and the sheet, and print table.md. Cells of earlier commands stay in them."""
     before = kept_cells.earlier(options, {result.options.image_folder for result in made})
     results = [*before, *made]
-    measured = made if any(result.numbers for result in made) else before
-    names = list(dict.fromkeys(name for result in measured for name in result.numbers))
+    names = list(dict.fromkeys(name for result in [*made, *before] for name in result.numbers))
     entries = {name: _entries(config, [r for r in results if name in r.numbers], name) for name in names}
     folder = options.image_dir
 

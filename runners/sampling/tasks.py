@@ -34,6 +34,7 @@ SHOWN = 16  # chains whose inputs are written too, for the sheet
 class Task:
     """A way to fill a folder. Unless a task says otherwise, x_T is noise and a chain gives one picture."""
 
+    makes = "images"  # what its files are
     keep_repeats = False  # of timesteps, where files are numbered by them
     from_noise = True  # whether the chains begin at x_T that is drawn, not at something like an image
     evaluations_first = 0  # that a folder costs before its chains begin, in a batch of one image
@@ -177,6 +178,7 @@ class PredictedX0(Task):
 class OfImages(Task, ABC):
     """A task whose chain i is about picture i of those that are read."""
 
+    makes = "files"
     from_noise = False
 
     def __init__(self, options: Options, diffusion: Diffusion):

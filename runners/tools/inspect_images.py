@@ -22,12 +22,12 @@ def inspect_images(path: Path) -> None:
         cells = [below for below in sorted(path.iterdir()) if (below / manifest.NAME).is_file()]
         print(f"a grid: {path}, {len(cells)} cells with images\n")
         print(door.read_text(path / TABLE, "a table"))
-        found = manifest.read(cells[0]) if cells else None
-        lines = {}
+        of_cells, lines = [manifest.read(cell) for cell in cells], {}
     else:
-        lines = _lines(path, found)
-    last = _last(found) if found else {}
-    lines["to continue"] = last.get("command", "the command that made it, or with a larger --num_samples")
+        of_cells, lines = [found], _lines(path, found)
+    commands = [_last(of_cell).get("command", "") for of_cell in of_cells if of_cell]
+    known = " and ".join(filter(None, dict.fromkeys(commands)))
+    lines["to continue"] = known or "the command that made it, or with a larger --num_samples"
     for name, line in lines.items():
         print(f"{name}: {line}")
 

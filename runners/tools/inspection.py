@@ -1,14 +1,13 @@
 """--inspect: what a checkpoint or a folder is, in a few lines."""
 
 import itertools
-import shlex
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from configs import CONFIG_DIR, Config, load_config, run_record
-from configs.options import Options
+from configs.options import Options, command
 from configs.refusal import Refusal
 from datasets.tree import find
 from functions.disk import files
@@ -31,7 +30,7 @@ def inspect(options: Options, config: Config | None) -> None:
     if path.is_dir() and not diffusers_config.is_folder(path) and find(path).pictures:
         if distributed.is_main():
             print(look_at(path).in_words(path))
-            print(f"to train on them: {shlex.join(['python', 'main.py', '--new-config', str(path)])}")
+            print(f"to train on them: {command('--new-config', str(path))}")
         return
     file_format, checkpoint = identify(path)
     if not distributed.is_main():
@@ -51,18 +50,21 @@ def inspect(options: Options, config: Config | None) -> None:
         schedule = diffusers_config.read(path).diffusion
         T = schedule.num_diffusion_timesteps
         lines["schedule"] = f"{diffusers_config.in_words(schedule)}, {T} timesteps"
+        words = ("--sample", "--fid", "--timesteps", str(min(50, T)), "--num_samples", "64")
+        lines["to sample"] = command("--ckpt", str(path), *words)
     names = sorted(file.name for file in CONFIG_DIR.glob("*.yml"))
     fitting = [name for name in names if _misfit(path, checkpoint, load_config(name)) is None]
-    lines["fits"] = ", ".join(fitting) or "no shipped config"
+    own = "its own config" if diffusers_config.is_folder(path) else "no shipped config"
+    lines["fits"] = ", ".join(fitting) or own
     if config is not None:
         lines[options.config] = _misfit(path, checkpoint, config) or "fits"
-    lines |= _run(path.parent)
+    lines |= _run(path.parent, checkpoint.step)
     for name, line in lines.items():
         print(f"{name}: {line}")
 
 
-def _run(folder: Path) -> dict[str, str]:
-    """What a run used, and the commands that go on with it; nothing for a folder that is not one."""
+def _run(folder: Path, step: int) -> dict[str, str]:
+    """What a run used, and the commands that go on with it after `step`; nothing for what is not a run."""
     config = folder / "config.yml"
     if not config.is_file():
         return {}
@@ -74,9 +76,8 @@ def _run(folder: Path) -> dict[str, str]:
         return lines
     if folder.parent.name == "logs":
         options = Options(exp=str(folder.parent.parent), doc=folder.name)
-        words = ["python", "main.py", "--exp", options.exp, "--doc", options.doc, "--resume_training"]
-        lines["to continue"] = shlex.join(words)
-        lines |= dict(line.split(": ", 1) for line in run_folder.what_next(options, T))
+        lines["to continue"] = command("--exp", options.exp, "--doc", options.doc, "--resume_training")
+        lines |= dict(line.split(": ", 1) for line in run_folder.what_next(options, T, step))
     return lines
 
 

@@ -1,6 +1,5 @@
 """--new-config: a config for one's own pictures, from a look at them."""
 
-import shlex
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.options import Options
+from configs.options import Options, command
 from configs.refusal import Refusal
 from datasets.pictures import decode
 from datasets.tree import split_files
@@ -55,8 +54,8 @@ def new_config(options: Options) -> None:
         f" ({small} of {look.sizes.total()} pictures are smaller and will be enlarged)" if small else ""
     )
     print(f"{path} is for images of {size} x {size}{enlarged}; its comments say what to change")
-    for what, command in commands.items():
-        print(f"{what}: {command}")
+    for what, line in commands.items():
+        print(f"{what}: {line}")
 
 
 def look_at(data: Path) -> Look:
@@ -84,7 +83,7 @@ def size_for(look: Look) -> int:
 
 def next_commands(options: Options, data: Path, path: Path) -> dict[str, str]:
     """Preview, training and samples, as they are typed."""
-    main, name = ["python", "main.py", "--config", str(path)], options.doc or path.stem
+    main, name = ["--config", str(path)], options.doc or path.stem
     main += ["--exp", options.exp] if "exp" in options.given else []
     words = {
         "look": [*main, "--data", str(data), "--preview", "-i", name],
@@ -92,7 +91,7 @@ def next_commands(options: Options, data: Path, path: Path) -> dict[str, str]:
         "sample": [*main, "--doc", name, "--sample", "--fid", "--num_samples", "64",
                    "--timesteps", "50", "-i", name],
     }  # fmt: skip
-    return {what: shlex.join(line) for what, line in words.items()}
+    return {what: command(*line) for what, line in words.items()}
 
 
 def text_for(look: Look, size: int, commands: dict[str, str]) -> str:

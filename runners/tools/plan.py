@@ -81,7 +81,8 @@ def _plan_sampling(diffusion: Diffusion, options: Options) -> None:
         print(f"  τ: {S} steps asked, {len(steps)} evaluated{dropped}: {', '.join(shown)}")
         print(f"  {folder.cost_in_words}")
         print(
-            f"  {len(missing)} images to make, {present} already there; {work:,} evaluations of the network"
+            f"  {len(missing)} {folder.task.makes} to make, {present} already there; "
+            f"{work:,} evaluations of the network"
             f"{f', in whole batches of {batch_size}' * (run > len(chains))}"
         )
         made, evaluations = made + len(missing), evaluations + work

@@ -1,7 +1,6 @@
 """A training run on disk: {exp}/logs/{doc} with checkpoints and config.yml, and {exp}/tensorboard/{doc}."""
 
 import logging
-import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from configs import Config, TrainingConfig, load_config, to_yaml
-from configs.options import Options
+from configs.options import Options, command
 from configs.refusal import Refusal
 from configs.run_record import NAME, RunRecord, as_yaml
 from configs.run_record import read as read_run
@@ -145,18 +144,17 @@ def stopped_at(step: int, name: str, options: Options) -> str:
     words = [word for word in options.argv if word != "--ni"]
     if "--resume_training" not in words:
         words += ["--resume_training", *["auto"] * options.starts_from_weights]
-    command = shlex.join(["python", "main.py", *words])
-    return f"{name} came: step {step} is saved and nothing is lost; to continue: {command}"
+    return f"{name} came: step {step} is saved and nothing is lost; to continue: {command(*words)}"
 
 
-def what_next(options: Options, T: int) -> list[str]:
-    """The commands to sample from a run of T timesteps and to measure it."""
+def what_next(options: Options, T: int, step: int) -> list[str]:
+    """The commands to sample from a run of T timesteps after `step`, and to measure it."""
     words = ["--exp", options.exp, "--doc", options.doc, "--sample", "--fid", "--timesteps", str(min(50, T))]
     ways = {
-        "to sample": [*words, "--num_samples", "64", "-i", options.doc],
-        "to measure": [*words, "-i", f"{options.doc}_fid", "--metrics", "fid"],
+        "to sample": [*words, "--num_samples", "64", "-i", f"{options.doc}_{step}"],
+        "to measure": [*words, "-i", f"{options.doc}_{step}_fid", "--metrics", "fid"],
     }
-    return [f"{what}: {shlex.join(['python', 'main.py', *way])}" for what, way in ways.items()]
+    return [f"{what}: {command(*way)}" for what, way in ways.items()]
 
 
 def is_snapshot(step: int, last_step: int, snapshot_freq: int) -> bool:

@@ -94,7 +94,7 @@ def test_latents_there_and_back(run, folder_of_images, tmp_path):
         assert (folder / "d" / f"{i}.png").read_bytes() == (folder / "r" / f"{i}.png").read_bytes()
     (folder / "e" / "3.npy").unlink()
     (folder / "e.npz").unlink()
-    assert "1 images to make" in main(*of, "--encode", folder_of_images, "-i", "e").stderr
+    assert "1 files to make" in main(*of, "--encode", folder_of_images, "-i", "e").stderr
     assert (np.load(folder / "e.npz")["latents"] == content["latents"]).all()
 
     differs = {

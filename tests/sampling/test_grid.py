@@ -171,7 +171,11 @@ def test_a_grid_continues_cell_by_cell(table):
         *[9 if argument == 3 else argument for argument in only_fid]
     )  # old cells have more numbers than new ones
     text = (folder / "table.md").read_text()
-    assert "## precision" not in text and "| NFE 4 | NFE 5 | NFE 8 | NFE 10 |" in text
+    fid, precision, *_ = text.split("## ")[1:]
+    assert fid.startswith("fid") and "| NFE 4 | NFE 5 | NFE 8 | NFE 10 |" in fid
+    assert not any("|  |" in row for row in fid.splitlines() if row.startswith("| η"))
+    assert precision.startswith("precision")  # with nothing for the new cells
+    assert all("|  |" in row for row in precision.splitlines() if row.startswith("| η"))
 
 
 def test_numbers_without_images_are_not_replaced_by_another_runs(table):
@@ -255,6 +259,13 @@ def test_cells_of_earlier_commands_stay_in_the_table_and_on_the_sheet(run, tmp_p
     ]  # fmt: skip
     assert (Image.open(tmp_path / "image_samples" / "g.png").height - 2) // 50 == 5
 
+    one = main(*command, "--timesteps 4")  # a command without a repeated flag adds one
+    assert one.stdout.count("\n| g/S") == 6 and (folder / "S4_eta0_seed1234").is_dir()
+    assert "to make, 2 already there" in main(*command, "--timesteps 3 --plan").stdout
+    said = main("--inspect", folder).stdout
+    assert "6 cells" in said and "--timesteps 2 3 --eta 0 1 and" in said and "--timesteps 4" in said
+    shutil.rmtree(folder / "S4_eta0_seed1234")
+
     shutil.rmtree(folder / "S3_eta1_seed1234")
     main(*command, "--timesteps 2 --seed 1234 5")
     cells = json.loads((folder / "table.json").read_text())["cells"]
@@ -300,4 +311,4 @@ def test_what_is_no_grid_is_refused(run, tmp_path):
         says = [f"several values of {flag}", "--sample --fid"]
         refuses(*several, *arguments, says=says, tree=tmp_path, fresh=flag == "--seed")
     main(*base, *own, "--fid", "-i", "g", "--seed", 1, 2)
-    refuses(*base, *own, "--fid", "-i", "g", says=["-i"], tree=tmp_path)
+    refuses(*base[:5], *base[7:], *own, "--sequence", "-i", "g", says=["-i"], tree=tmp_path)

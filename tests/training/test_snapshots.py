@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from support.program import main, refuses, small_config
+from support.program import MAIN, main, refuses, small_config
 from support.runs import assert_same, checkpoint
 
 from configs import load_config
@@ -60,11 +60,11 @@ def test_none_goes_before_a_newer_one_was_read_back_and_is_whole(tmp_path, sound
 
 def test_the_end_of_a_run_says_commands_that_work(run, tmp_path):
     to_sample, to_measure = (
-        shlex.split(re.search(f"{what}: python main.py (.*)", run.stderr)[1])
+        shlex.split(re.search(f"{what}: python {re.escape(MAIN)} (.*)", run.stderr)[1])
         for what in ("to sample", "to measure")
     )
-    assert "to sample: python main.py" in (run.exp / "logs" / "d" / "stdout.txt").read_text()
-    assert to_sample[:4] == ["--exp", str(run.exp), "--doc", "d"]
+    assert f"to sample: python {MAIN} " in (run.exp / "logs" / "d" / "stdout.txt").read_text()
+    assert to_sample[:4] == ["--exp", str(run.exp), "--doc", "d"] and to_sample[-2:] == ["-i", "d_4"]
     main(*to_sample, "--num_samples 1 --timesteps 2 -i", tmp_path / "a")
     assert (tmp_path / "a" / "0.png").exists()
     assert "metrics: fid against train" in main(*to_measure, "--num_samples 1 --plan").stdout
