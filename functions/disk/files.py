@@ -27,7 +27,7 @@ def atomic(path: Path, durable: bool = True, new: bool = False) -> Iterator[Path
     what a killed one left is replaced. Raises OSError that names the file; with `new` Refusal where `path`
     was made meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}@{HERE}.tmp" if durable else f".{path.name}.tmp")
+    temporary = _temporary(path) if durable else path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     if durable:
         _remove_leftovers(path)
@@ -48,14 +48,18 @@ def atomic(path: Path, durable: bool = True, new: bool = False) -> Iterator[Path
         temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}@{HERE}.tmp")
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove what killed processes were writing under `path`. The file of one that lives stays."""
+    """Remove what killed processes were writing under `path`. That of one that lives stays."""
     for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError, ValueError):
             pid, _, host = file.name[len(path.name) + 2 : -len(".tmp")].partition("@")
             old = time.time() - file.stat().st_mtime > LEFT_BEHIND
             if not _lives(int(pid)) if host == HERE else old:
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
 def _lives(pid: int) -> bool:
@@ -73,8 +77,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises Refusal where `path` was made meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(path)
+    _remove_leftovers(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -160,3 +160,16 @@ def test_an_export_does_not_replace_what_was_made_meanwhile(tmp_path, kind):
         other = path if kind == "file" else path / "a"
         other.write_text("theirs")
     assert other.read_text() == "theirs" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_half_of_a_folder_that_a_kill_left_goes_with_the_next_one(tmp_path):
+    if (pid := os.fork()) == 0:
+        with files.atomic_folder(tmp_path / "diffusers") as temporary:
+            (temporary / "unet").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".diffusers.")
+    with files.atomic_folder(tmp_path / "diffusers"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["diffusers"]
