@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -17,6 +16,7 @@ from PIL import Image
 from support.layouts import data_config, decoded, encoded, photo, pixels, read_lmdb, write_celeba, write_lmdb
 from support.processes import finished, started, wait_until
 from support.program import ROOT, files_below, main, small_config
+from support.warm import WARM
 
 from configs.refusal import Refusal
 from datasets import get_dataset, pack
@@ -42,7 +42,7 @@ def packs(*arguments: object, code: int = 0) -> None:
     assert pack.main([str(argument) for argument in arguments]) == code
 
 
-PACK = (sys.executable, "-m", "datasets.pack")
+PACK = ("-m", "datasets.pack")
 
 
 def refused(capsys, *arguments: object, says: tuple[str, ...], code: int = 2) -> None:
@@ -160,7 +160,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_result(tmp_path):
     blocked.unlink()
     os.mkfifo(blocked)
     command = (*PACK, folder, dest, "--size", 8)
-    with started(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+    with started([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE) as process:
         wait_until(lambda: done(tmp_path / "packed.partial") >= 2 * pack.BATCH, process, pause=0.1)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)  # its workers hold its pipes: they are gone too
@@ -168,7 +168,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_result(tmp_path):
 
     blocked.unlink()
     blocked.write_bytes(content)
-    process = finished(command, cwd=ROOT)
+    process = finished([WARM, *command], cwd=ROOT)
     assert process.returncode == 0 and f"{3 * pack.BATCH} images of 8 x 8" in process.stdout
     assert f"{2 * pack.BATCH}/{3 * pack.BATCH}" in process.stderr  # where it went on
     assert read_lmdb(dest) == read_lmdb(tmp_path / "undisturbed")
@@ -216,8 +216,8 @@ def test_a_full_disk_ends_it_and_what_was_packed_is_kept(tmp_path):
     packs(folder, tmp_path / "undisturbed", "--size", 32)
     # The first of two transactions fits.
     limit = (tmp_path / "undisturbed" / "data.mdb").stat().st_size * 3 // 4
-    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
-    process = finished([*PACK, folder, dest, "--size", 32], cwd=ROOT, preexec_fn=limited)
+    limits = {resource.RLIMIT_FSIZE: limit}
+    process = finished([WARM, *PACK, folder, dest, "--size", 32], cwd=ROOT, limits=limits)
     last = process.stderr.splitlines()[-1]
     assert process.returncode == 1 and "the disk takes no more" in last and "packed.partial" in last
     assert done(tmp_path / "packed.partial") == pack.BATCH and not dest.exists()
@@ -252,7 +252,7 @@ def test_bad_input_is_told_and_nothing_is_written(tmp_path, capsys):
         ("photos", "there", ("there already exists", "another name")),
     ]:
         refused(capsys, tmp_path / source, tmp_path / dest, "--size", 8, says=says)
-    process = finished([*PACK, tmp_path / "photos", tmp_path / "x", "--size", "big"], cwd=ROOT)
+    process = finished([WARM, *PACK, tmp_path / "photos", tmp_path / "x", "--size", "big"], cwd=ROOT)
     assert process.returncode == 2 and "invalid int value: 'big'" in process.stderr
     assert files_below(tmp_path) == before
 

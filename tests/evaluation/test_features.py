@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 from support.measuring import Constant, command, export, results
 from support.processes import finished
-from support.program import ROOT, main, refuses, sampling, small_config
+from support.program import ROOT, main, refuses, small_config
+from support.warm import WARM
 
-from configs import load_config
 from functions.metrics.extractor import load_extractor
-from runners.diffusion import Batch, Diffusion
 
 CPU = torch.device("cpu")
 
@@ -128,24 +127,25 @@ def process(*command, **environment):
     return process.stdout
 
 
-def test_torch_fidelity_and_pytorch_fid_agree(tmp_path, monkeypatch):
+def test_torch_fidelity_and_pytorch_fid_agree(tmp_path):
     """Their command lines and this program on the same PNG folders with the same weights file.
 
-    The weights are random (see above). Pictures of 299 x 299 take the sampler's place: at other sizes
-    pytorch-fid resizes unlike torch-fidelity and TensorFlow. pytorch-fid divides pixels by 127.5, the others
+    The weights are random (see above). The pictures have 299 x 299 pixels: at other sizes pytorch-fid
+    resizes unlike torch-fidelity and TensorFlow. pytorch-fid divides pixels by 127.5, the others
     by 128: with these weights its features are larger by just that. Its distance takes a minute at 2048
     features, so its command line gives the statistics only.
     """
     rng = np.random.default_rng(0)
-    names = [tmp_path / "reference" / f"{i}.png" for i in range(5)]
-    names[0].parent.mkdir()
+    for name in ("made", "reference"):
+        (tmp_path / name).mkdir()
     shades = [
         np.kron(rng.integers(0, 256, (23, 23, 3)), np.ones((13, 13, 1))).astype(np.uint8) for _ in range(15)
     ]
-    for name, picture in zip(names, shades[10:], strict=True):
-        Image.fromarray(picture // 2).save(name)
-    pictures = torch.from_numpy(np.stack(shades[:10])).permute(0, 3, 1, 2)
-    monkeypatch.setattr(Diffusion, "sample_batches", lambda *_: iter([Batch(list(range(10)), 0, pictures)]))
+    for i, picture in enumerate(shades):
+        if i < 10:
+            Image.fromarray(picture).save(tmp_path / "made" / f"{i}.png")
+        else:
+            Image.fromarray(picture // 2).save(tmp_path / "reference" / f"{i}.png")
     weights = tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
     weights.parent.mkdir(parents=True)
     inception_weights(weights)
@@ -153,17 +153,14 @@ def test_torch_fidelity_and_pytorch_fid_agree(tmp_path, monkeypatch):
         data__dataset="FOLDER", data__image_size=299, data__channels=3, model__in_channels=3, model__out_ch=3
     )
     config = small_config(tmp_path / "c.yml", sampling__batch_size=10, **changes)
-    network = Diffusion(load_config(str(config)), CPU).model
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    arguments = sampling(config, tmp_path / "w.pth", tmp_path, "--num_samples", 10)
-    arguments += ["--metrics fid is kid pr --features", weights, "--reference", tmp_path / "reference"]
-    main(*arguments)
-    ours = results(tmp_path, "images")
+    folders = ("--images", tmp_path / "made", "--reference", tmp_path / "reference")
+    main("--config", config, "--exp", tmp_path, *folders, "--metrics fid is kid pr --features", weights)
+    ours = results(tmp_path, "made")
 
-    folders = ("--input1", tmp_path / "image_samples" / "images", "--input2", tmp_path / "reference")
+    folders = ("--input1", tmp_path / "made", "--input2", tmp_path / "reference")
     settings = ("--feature-extractor-weights-path", weights, "--feature-extractor", "inception-v3-compat")
     kinds = ("--isc", "--fid", "--kid", "--kid-subset-size", 5, "--prc")
-    program = (sys.executable, "-c", "from torch_fidelity.fidelity import main; main()", *kinds, "--json")
+    program = (WARM, "-m", "torch_fidelity.fidelity", *kinds, "--json")
     theirs = json.loads(process(*program, *folders, *settings, "--cpu", "--no-cache", "--silent"))
     assert ours["fid"]["value"] > 0.1
     assert ours["fid"]["value"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
@@ -171,7 +168,7 @@ def test_torch_fidelity_and_pytorch_fid_agree(tmp_path, monkeypatch):
     assert ours["kid"]["mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
     assert (ours["pr"]["precision"], ours["pr"]["recall"]) == (theirs["precision"], theirs["recall"])
 
-    save = (sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--save-stats")
+    save = (WARM, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--save-stats")
     process(*save, tmp_path / "reference", tmp_path / "theirs.npz", TORCH_HOME=str(tmp_path))
     [statistics] = (tmp_path / "fid_stats").glob("*.npz")
     with np.load(statistics) as mine, np.load(tmp_path / "theirs.npz") as their:

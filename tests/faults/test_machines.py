@@ -2,8 +2,8 @@
 
 import errno
 import os
+import resource
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from support.processes import finished
-from support.program import MAIN, main, small_config
+from support.program import MAIN, main, small_config, words
 from support.runs import assert_same, checkpoint
+from support.warm import WARM
 
 from configs import machine
 from configs.refusal import Refusal
@@ -106,10 +107,8 @@ def test_64_descriptors_are_enough(tmp_path, photos):
     """To train with workers, to validate, and to sample."""
     path = config(tmp_path / "c.yml", 4, workers=2)
     for more in (f"--data {photos}", "--sample --fid --num_samples 4 --timesteps 2"):
-        command = (
-            f"ulimit -n 64; exec {sys.executable} {MAIN} --config {path} --exp {tmp_path} --doc d {more}"
-        )
-        process = finished(["bash", "-c", command])
+        command = [WARM, MAIN, *words(["--config", path, "--exp", tmp_path, "--doc d", more])]
+        process = finished(command, limits={resource.RLIMIT_NOFILE: 64})
         assert process.returncode == 0, process.stderr
 
 

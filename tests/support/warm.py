@@ -8,6 +8,7 @@ import atexit
 import gc
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -37,6 +38,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         text: bool = True,
+        limits: Mapping[int, int] | None = None,  # as resource.setrlimit's
     ):
         self.args, self.returncode = args, None
         env = dict(os.environ if env is None else env)
@@ -49,6 +51,7 @@ class Process:
             way = server(tuple(env.get(name) for name in READ_AT_IMPORT))
             socket.send_fds(way, [b"."], [*fds, theirs.fileno()])
         request = {"argv": args[1:], "env": env, "cwd": str(cwd or Path.cwd())}
+        request["limits"] = list((limits or {}).items())
         self.talk.sendall(json.dumps(request).encode())
         self.talk.shutdown(socket.SHUT_WR)
         self.pid = int.from_bytes(self.talk.recv(4, socket.MSG_WAITALL))
@@ -132,7 +135,7 @@ def tell_codes(running: dict[int, socket.socket]) -> None:
 
 
 def become(request: dict[str, Any], fds: Sequence[int]) -> None:
-    """Take what a new process has: streams, environment, working folder, and the usual signals."""
+    """Take what a new process has: streams, environment, working folder, limits, and the usual signals."""
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
     os.closerange(3, 256)
@@ -144,6 +147,8 @@ def become(request: dict[str, Any], fds: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    for which, limit in request["limits"]:
+        resource.setrlimit(which, (limit, limit))
 
 
 def run(argv: list[str]) -> None:

@@ -3,9 +3,9 @@
 import os
 import pty
 import re
+import resource
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -135,9 +135,8 @@ def test_a_full_disk_at_a_snapshot_is_a_sentence_and_keeps_the_last_one(run, tmp
     shutil.copytree(run.exp / "logs", tmp_path / "logs")
     before = checkpoint(tmp_path)
     config = small_config(tmp_path / "c.yml", training__n_iters=5)
-    command = f"{sys.executable} {MAIN} --config {config} --exp {tmp_path} --doc d --resume_training"
-    limited = ["bash", "-c", f"trap '' XFSZ; ulimit -f 200; exec {command}"]
-    process = finished(limited)
+    command = [WARM, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d", "--resume_training"]
+    process = finished(command, limits={resource.RLIMIT_FSIZE: 200 * 1024})
     assert process.returncode == 1, process.stderr
     assert "main.py: error: [Errno 27] File too large" in process.stderr and "Traceback" not in process.stderr
     assert_same(checkpoint(tmp_path), before)
