@@ -273,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=["default", "fp32", "bf16"], metavar="P",
         help="default: torch's, with TF32 convolutions on CUDA; fp32: without; bf16 (default: default)")
     add("--compile", choices=["auto", "on", "off"], metavar="C",
-        help="compile the network: on, off, or auto: on CUDA, where it saves time (default: auto)")
+        help="compile the network: on, off, or auto: where it saves time (default: auto)")
     add("--batch_size", type=_batch_size, metavar="B",
         help="images at a time with --fid or --test (default: auto, what fits, on CUDA; else the config's)")
     add("--plan", **switch, help="print what the command would run, its size and time; make nothing")

@@ -1,4 +1,7 @@
-"""The U-Net for inference: 1x1 convolutions become matrix products, for the same outputs by fewer kernels."""
+"""The U-Net for inference: the same outputs by fewer kernels.
+
+1x1 convolutions become matrix products. On a CPU that has a C compiler the norms become those of norm.c.
+"""
 
 from copy import deepcopy
 
@@ -6,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.unet import AttnBlock, ResnetBlock, UNet
+from models.kernel import FastNorm, library
+from models.unet import AttnBlock, Norm, ResnetBlock, UNet
 
 
 class Pointwise(nn.Linear):
@@ -34,14 +38,18 @@ class FusedAttnBlock(nn.Module):
 
 
 def fuse(unet: UNet, dtype: torch.dtype) -> nn.Module:
-    """A copy of `unet` in `dtype`, for evaluation only, with fused attention and 1x1 shortcuts."""
+    """A copy of `unet` in `dtype`, for evaluation only, with fused attention, 1x1 shortcuts and norms."""
     fused = deepcopy(unet)
+    fast = dtype == torch.bfloat16 and unet.conv_in.weight.device.type == "cpu" and library() is not None
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, AttnBlock):
                 setattr(module, name, FusedAttnBlock(child))
             elif isinstance(module, ResnetBlock) and name == "nin_shortcut" and isinstance(child, nn.Conv2d):
                 setattr(module, name, Pointwise(child.in_channels, child.out_channels))
+    for module in fused.modules():
+        if fast and isinstance(module, Norm):
+            module.__class__ = FastNorm  # the parameters stay
     fused = fused.to(unet.conv_in.weight.device, dtype).eval().requires_grad_(False)
     refresh(fused, unet)
     return fused

@@ -17,8 +17,16 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([args.sin(), args.cos()], dim=1)
 
 
-def normalize(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+class Norm(nn.GroupNorm):
+    """Of x (b, c, h, w), to which a shift (b, c) is added first; then SiLU, or not."""
+
+    def __init__(self, channels: int, silu: bool = True):
+        super().__init__(32, channels, eps=1e-6)
+        self.silu = silu
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        y = super().forward(x if shift is None else x + shift[:, :, None, None])
+        return F.silu(y) if self.silu else y
 
 
 class TimestepMLP(nn.Module):
@@ -35,18 +43,18 @@ class TimestepMLP(nn.Module):
 class ResnetBlock(nn.Module):
     def __init__(self, in_ch: int, out_ch: int, temb_ch: int, dropout: float):
         super().__init__()
-        self.norm1 = normalize(in_ch)
+        self.norm1 = Norm(in_ch)
         self.conv1 = nn.Conv2d(in_ch, out_ch, 3, padding=1)
         self.temb_proj = nn.Linear(temb_ch, out_ch)
-        self.norm2 = normalize(out_ch)
+        self.norm2 = Norm(out_ch)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_ch, out_ch, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(in_ch, out_ch, 1) if in_ch != out_ch else nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(self.norm1(x))
+        h = self.norm2(h, self.temb_proj(F.silu(temb)))
+        h = self.conv2(self.dropout(h))
         return self.nin_shortcut(x) + h
 
 
@@ -55,7 +63,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, ch: int):
         super().__init__()
-        self.norm = normalize(ch)
+        self.norm = Norm(ch, silu=False)
         self.q = nn.Conv2d(ch, ch, 1)
         self.k = nn.Conv2d(ch, ch, 1)
         self.v = nn.Conv2d(ch, ch, 1)
@@ -176,7 +184,7 @@ class UNet(nn.Module):
                 ups[-1].upsample = Upsample(width, resamp_with_conv)
         self.up = nn.ModuleList(reversed(ups))  # indexed by level, not by order of use
 
-        self.norm_out = normalize(h_ch)
+        self.norm_out = Norm(h_ch)
         self.conv_out = nn.Conv2d(h_ch, out_ch, 3, padding=1)
 
     @torch.no_grad()
@@ -211,4 +219,4 @@ class UNet(nn.Module):
                 h = level.run(j, torch.cat([h, stack.pop()], dim=1), temb)
             if i > 0:
                 h = level.upsample(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(self.norm_out(h))

@@ -11,6 +11,7 @@ from configs.options import Options
 from functions.runtime import distributed, memory
 from functions.runtime.compilation import Network, seconds_of, should_compile, synchronize
 from functions.runtime.threads import cores_are_idle
+from models.kernel import FastNorm
 from runners.diffusion import Diffusion
 
 
@@ -45,16 +46,19 @@ class Speed:
         if not evaluations:
             return False
         assert isinstance(network, Network)
+        if choice == "auto" and any(isinstance(module, FastNorm) for module in network.model.modules()):
+            choice = "off"  # these norms leave compiling too little
         if network.rows == batch_size and choice != "off":
             return True
         network.uncompile()
 
-        def seconds_left() -> float:
-            return evaluations * seconds_of(
-                lambda: self.diffusion.evaluate(batch_size), self.diffusion.device
-            )
+        device = self.diffusion.device
+        few = 1 if device.type == "cpu" else batch_size  # a batch would be a good part of a short command
 
-        if should_compile(choice, self.diffusion.device, seconds_left):
+        def seconds_left() -> float:
+            return evaluations * batch_size / few * seconds_of(lambda: self.diffusion.evaluate(few), device)
+
+        if should_compile(choice, device, seconds_left):
             network.compile(batch_size)
             return True
         return False

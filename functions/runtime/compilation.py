@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from configs.refusal import Refusal
 from functions.runtime.precision import memory_format
 
-COMPILE_SECONDS = 90.0  # assumed compile time
-COMPILED_SHARE = 0.5  # assumed compiled/eager time ratio
+# Assumed: the seconds that compiling takes, and the time of compiled work over that of the same uncompiled.
+ASSUMED = {"cuda": (90.0, 0.5), "cpu": (60.0, 0.9)}
 
 
 class Network:
@@ -73,39 +73,41 @@ def compiled(model: nn.Module, *, graphs: bool = True) -> Callable[..., Tensor]:
 
 
 def should_compile(choice: str, device: torch.device, seconds_left: Callable[[], float]) -> bool:
-    """Whether to compile, said in one log line. auto: on CUDA, where it saves time.
+    """Whether to compile, said in one log line. auto: where it saves time.
 
     seconds_left: measures the time of the work left, uncompiled. Raises Refusal where `on` is not possible.
     """
-    # On mps, and with auto on a CPU, nothing is compiled.
     if choice == "on" and device.type == "mps":
         logging.warning("--compile on does nothing on mps: networks are compiled on CUDA and CPU")
-    if choice == "off" or device.type == "mps" or (choice == "auto" and device.type == "cpu"):
-        return False
-
-    # It needs a compiler.
-    names = ("g++", "clang++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
-    if not (os.environ.get("CXX" if device.type == "cpu" else "CC") or any(map(shutil.which, names))):
-        if choice == "on":
-            raise Refusal(f"--compile on needs a compiler, such as {names[0]}; there is none on the PATH")
-        logging.info(f"not compiled: no compiler, such as {names[0]}, is on the PATH")
-        return False
-
-    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        if choice == "on":
-            raise Refusal("--compile on needs Python.h, from a package such as python3-dev; it is not there")
-        logging.info("not compiled: Python.h, from a package such as python3-dev, is not there")
+    if choice == "off" or device.type == "mps":
         return False
 
     # It must pay.
-    if choice == "on":
-        logging.info("compiling the network")
-        return True
-    left = seconds_left()
-    pays = left * (1 - COMPILED_SHARE) > COMPILE_SECONDS
-    verdict = "compiling, which should halve it" if pays else "not compiled, which would take longer"
-    logging.info(f"about {left:.0f} s of work at the speed measured; {verdict}")
-    return pays
+    left, (seconds, share) = 0.0, ASSUMED[device.type]
+    if choice == "auto" and (left := seconds_left()) * (1 - share) <= seconds:
+        if left > seconds:
+            logging.info(f"about {left:.0f} s of work at the speed measured; compiling would take longer")
+        return False
+
+    # It must be possible.
+    if missing := _missing(device):
+        if choice == "on":
+            raise Refusal(f"--compile on needs {missing}; it is not there")
+        logging.info(f"about {left:.0f} s of work; not compiled: {missing} is not there")
+        return False
+    about = f"about {left:.0f} s of work, of which that should save {1 - share:.0%}: " if left else ""
+    logging.info(f"{about}compiling the network")
+    return True
+
+
+def _missing(device: torch.device) -> str:
+    """What compiling needs and this machine does not have."""
+    names = ("g++", "clang++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
+    if not (os.environ.get("CXX" if device.type == "cpu" else "CC") or any(map(shutil.which, names))):
+        return f"a compiler, such as {names[0]}, on the PATH"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "Python.h, from a package such as python3-dev"
+    return ""
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

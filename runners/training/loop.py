@@ -223,14 +223,15 @@ def _backward(
 
 
 def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Module, steps: int) -> Model:
-    """The model as the loop calls it. One forward and backward pass tells how long the steps would take.
+    """The model as the loop calls it. A forward and backward pass tells how long the steps would take.
 
     A resumed run stays as it was.
     """
     training, device = diffusion.config.training, diffusion.device
     n = -(-_images_here(diffusion.config) // training.accumulate)
-    x = torch.zeros(n, *diffusion.image_shape, device=device)
-    t = torch.zeros(n, dtype=torch.long, device=device)
+    few = 1 if device.type == "cpu" else n  # a batch would be a good part of a short run
+    x = torch.zeros(few, *diffusion.image_shape, device=device)
+    t = torch.zeros(few, dtype=torch.long, device=device)
 
     def one_pass() -> None:
         with autocast(options.precision, device):
@@ -239,7 +240,7 @@ def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Modul
         diffusion.model.zero_grad()
 
     def seconds_of_run() -> float:
-        return steps * training.accumulate * seconds_of(one_pass, device)
+        return steps * training.accumulate * n / few * seconds_of(one_pass, device)
 
     choice = run_folder.compile_choice(options, device.type)
     if distributed.min_over_ranks(should_compile(choice, device, seconds_of_run), device):

@@ -14,11 +14,14 @@ from support.processes import finished
 from support.program import ROOT, main, refuses, sampling, small_config
 
 from configs import load_config
+from configs.options import Options
 from functions.disk import images
 from functions.runtime import distributed, memory
 from functions.runtime.compilation import CompiledForBatches, Network, should_compile
 from functions.runtime.precision import numerics, precision_in_words
 from functions.runtime.threads import map_ahead
+from models import kernel
+from runners.diffusion import Diffusion
 from runners.speed import Speed
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -82,18 +85,29 @@ def test_auto_compiles_where_the_work_left_repays_it(monkeypatch, caplog):
     assert not should_compile("auto", CUDA, lambda: 100.0)
     assert should_compile("auto", CUDA, lambda: 1000.0)
     assert not should_compile("off", CUDA, lambda: 1000.0)
-    assert not should_compile("auto", CPU, lambda: pytest.fail("nothing to measure"))
+    assert not should_compile("off", CPU, lambda: pytest.fail("nothing to measure"))
+    assert not should_compile("auto", CPU, lambda: 500.0)
+    assert should_compile("auto", CPU, lambda: 1000.0)
     assert not should_compile("on", torch.device("mps"), lambda: 1000.0)
     said = [record.message for record in caplog.records]
-    assert "about 100 s" in said[0] and "not compiled" in said[0]
-    assert "about 1000 s" in said[1] and "halve" in said[1]
-    assert "does nothing on mps" in said[2] and len(said) == 3
+    assert "about 100 s" in said[0] and "would take longer" in said[0]
+    assert "about 1000 s" in said[1] and "should save 50%: compiling" in said[1]
+    assert "about 500 s" in said[2] and "would take longer" in said[2]
+    assert "about 1000 s" in said[3] and "should save 10%: compiling" in said[3]
+    assert "does nothing on mps" in said[4] and len(said) == 5
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     assert not should_compile("auto", CUDA, lambda: 1000.0)
     with pytest.raises(ValueError, match="needs a compiler, such as g\\+\\+"):
         should_compile("on", CPU, lambda: 1000.0)
+
+
+def test_auto_does_not_compile_what_has_the_norms_of_c(run):
+    diffusion = Diffusion.from_pretrained(str(run.ckpt), load_config(run.config), device="cpu")
+    for precision, compiles in (("default", True), ("bf16", kernel.library() is None)):
+        diffusion.accelerate(precision)
+        assert Speed(Options(), diffusion, 10**9).compile_if_it_pays(4, 10**8) == compiles
 
 
 def test_the_batch_that_fits_is_found(monkeypatch):
