@@ -67,10 +67,13 @@ gpu:
 	else .venv-gpu/bin/python -m pip install --quiet -r requirements-dev.txt; fi
 	.venv-gpu/bin/python -m benchmarks.gpu --out $(OUT)
 
+# The Python of the machine that they are for.
+FOR ?= $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])")
+
 wheels: .venv/dev
 	mkdir -p wheels
-	.venv/bin/python -m pip freeze | grep -vE '^(torch|torchvision|nvidia-|cuda-|triton|numpy|pillow|scipy)' > wheels/names.txt
-	.venv/bin/python -m pip download --quiet --no-deps -d wheels -r wheels/names.txt
+	.venv/bin/python -m pip freeze | grep -vE '^((torch|torchvision|triton|numpy|pillow|scipy)==|nvidia-|cuda-)' > wheels/names.txt
+	.venv/bin/python -m pip download --quiet --no-deps --only-binary :all: --python-version $(FOR) -d wheels -r wheels/names.txt
 
 .venv/runtime: requirements.txt
 	test -d .venv || $(PYTHON) -m venv .venv
