@@ -136,14 +136,17 @@ TASKS = {
         "the same x_T at every S, and the distance to the largest: {i}.png", _MANY, grid=True, images=8
     ),
     "restoration": Task(
-        f"whole images from what is left of them, {', '.join(DEGRADATIONS)}: {{i}}.png",
+        f"whole images from what is left of them, {', '.join(DEGRADATIONS)}: {{i}}.png, "
+        "and of the first 16 {i}_input.png and {i}_original.png",
         (*_MANY, "input", "mask", "sigma_y", "add_noise", "travel"),
         grid=True,
         value="HOW",
         samplers=("generalized",),
     ),
     "edit": Task(
-        "images noised to a level and denoised again: {i}.png", (*_MANY, "input", "strength"), grid=True
+        "images noised to a level and denoised again: {i}.png, {i}_input.png",
+        (*_MANY, "input", "strength"),
+        grid=True,
     ),
     "encode": Task("x_T of images: {image_folder}.npz", (*_MANY, "inversion"), value="WHAT"),
     "decode": Task("images from such a file: {i}.png", _MANY, grid=True, value="FILE"),

@@ -81,8 +81,8 @@ def check_combination(options: Options, *, sample: bool) -> None:
         _check_fine_tuning(options)
     if not options.config:
         why = (
-            "it names the model's YAML file; --doc of a run brings its own, as a diffusers folder, or "
-            "fashion_mnist, does as --ckpt"
+            "it names the model's YAML file; not needed with --doc of a run, or with --ckpt and a diffusers "
+            "folder or a published name, such as fashion_mnist"
         )
         if options.doc and mode != "train":
             runs = [path.name for path in options.log_dir.parent.glob("*")]

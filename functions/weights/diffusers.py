@@ -33,7 +33,8 @@ def load(folder: Path) -> tuple[str, Checkpoint]:
     """The format in words, and the weights by our names. Raises Refusal for a network unlike ours."""
     config = diffusers_config.read(folder)
     if not diffusers_config.find(folder, "scheduler_config.json").is_file():
-        logging.info(f"{folder} has no scheduler_config.json: DDPM's schedule is taken, from 1e-4 to 0.02")
+        taken = "DDPM's schedule is taken, from 1e-4 to 0.02, and that the network predicts ε"
+        logging.info(f"{folder} has no scheduler_config.json: {taken}")
     if unknown := diffusers_config.unknown_keys(folder):
         logging.warning(f"{folder}: ignored, as UNet2DModel is not known to use them: {', '.join(unknown)}")
     raw = _by_our_names(diffusers_files.network(folder), config)

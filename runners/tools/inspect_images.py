@@ -25,11 +25,12 @@ def inspect_images(path: Path) -> None:
         of_cells, lines = [manifest.read(cell) for cell in cells], {}
     else:
         of_cells, lines = [found], _lines(path, found)
-    commands = [_last(of_cell).get("command", "") for of_cell in of_cells if of_cell]
-    known = " and ".join(filter(None, dict.fromkeys(commands)))
-    lines["to continue"] = known or "the command that made it, or with a larger --num_samples"
     for name, line in lines.items():
         print(f"{name}: {line}")
+    commands = [_last(of_cell).get("command", "") for of_cell in of_cells if of_cell]
+    for command in filter(None, dict.fromkeys(commands)):
+        print(f"made by: {command}")
+    print("the same command, or one with a larger --num_samples, goes on with it")
 
 
 def _lines(path: Path, found: dict[str, Any]) -> dict[str, str]:
@@ -41,7 +42,18 @@ def _lines(path: Path, found: dict[str, Any]) -> dict[str, str]:
     eta = "" if decides.get("eta") is None else f", η = {decides['eta']:g}"
     spacing = f" ({last['spacing']})" if "spacing" in last else ""
     step = f", step {last['step']}" if last.get("step") else ""
-    known = {"mode", "weights", "image", "sample_type", "eta", "seed", "precision", "timesteps", "diffusion"}
+    known = {
+        "mode",
+        "images",
+        "weights",
+        "image",
+        "sample_type",
+        "eta",
+        "seed",
+        "precision",
+        "timesteps",
+        "diffusion",
+    }
     return {
         "images": f"{path}, {there:,} PNGs; its command makes {files:,} files",
         "task": f"--{decides.get('mode')}",
@@ -52,6 +64,7 @@ def _lines(path: Path, found: dict[str, Any]) -> dict[str, str]:
         "config": str(last.get("config")),
         "numerics": f"{decides.get('precision')} on {last.get('device')}",
         "made": f"{last.get('date')}, torch {last.get('torch')}",
+        **({"images that were read": f"hash {decides['images']}"} if "images" in decides else {}),
     } | {name: str(value) for name, value in decides.items() if name not in known}
 
 

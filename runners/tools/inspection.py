@@ -27,6 +27,10 @@ def inspect(options: Options, config: Config | None) -> None:
             inspect_images(Path(options.inspect))
         return
     path = pretrained.locate(options.inspect)
+    if path.is_dir() and (made := [below.name for below in sorted(path.iterdir()) if is_of_images(below)]):
+        if distributed.is_main():
+            print(f"{path} holds folders of images: {', '.join(made)}; --inspect takes one of them")
+        return
     if path.is_dir() and not diffusers_config.is_folder(path) and find(path).pictures:
         if distributed.is_main():
             print(look_at(path).in_words(path))
@@ -47,20 +51,28 @@ def inspect(options: Options, config: Config | None) -> None:
         lines["md5"] = _md5(path)
     lines["training"] = _training(checkpoint)
     if diffusers_config.is_folder(path):
-        schedule = diffusers_config.read(path).diffusion
-        T = schedule.num_diffusion_timesteps
-        lines["schedule"] = f"{diffusers_config.in_words(schedule)}, {T} timesteps"
-        words = ("--sample", "--fid", "--timesteps", str(min(50, T)), "--num_samples", "64")
-        lines["to sample"] = command("--ckpt", str(path), *words)
+        lines |= _diffusers(path)
     names = sorted(file.name for file in CONFIG_DIR.glob("*.yml"))
     fitting = [name for name in names if _misfit(path, checkpoint, load_config(name)) is None]
-    own = "its own config" if diffusers_config.is_folder(path) else "no shipped config"
-    lines["fits"] = ", ".join(fitting) or own
+    none = "its own config" if diffusers_config.is_folder(path) else "no shipped config"
+    lines["fits"] = ", ".join(fitting) or none
     if config is not None:
         lines[options.config] = _misfit(path, checkpoint, config) or "fits"
     lines |= _run(path.parent, checkpoint.step)
     for name, line in lines.items():
         print(f"{name}: {line}")
+
+
+def _diffusers(path: Path) -> dict[str, str]:
+    """What a diffusers folder says besides its weights, and a command that samples from it."""
+    own = diffusers_config.read(path)
+    T = own.diffusion.num_diffusion_timesteps
+    how = ("--timesteps", str(min(50, T)), "--num_samples", "64", "-i", path.resolve().name)
+    return {
+        "schedule": f"{diffusers_config.in_words(own.diffusion)}, {T} timesteps",
+        "prediction": own.model.prediction,
+        "to sample": command("--ckpt", str(path), "--sample", "--fid", *how),
+    }
 
 
 def _run(folder: Path, step: int) -> dict[str, str]:
@@ -71,12 +83,16 @@ def _run(folder: Path, step: int) -> dict[str, str]:
     record = run_record.read(folder)
     lines = {"run": f"{folder}, {record.in_words}"} if record else {}
     try:
-        T = load_config(str(config.absolute())).diffusion.num_diffusion_timesteps
+        of_config = load_config(str(config.absolute()))
     except Refusal:  # upstream's, a pickle of Python objects
         return lines
+    lines["prediction"] = of_config.model.prediction
     if folder.parent.name == "logs":
+        T = of_config.diffusion.num_diffusion_timesteps
         options = Options(exp=str(folder.parent.parent), doc=folder.name)
-        lines["to continue"] = command("--exp", options.exp, "--doc", options.doc, "--resume_training")
+        of_run = ("--exp", options.exp, "--doc", options.doc, "--resume_training")
+        more = ("--set", f"training.n_iters={2 * step}") if step >= of_config.training.n_iters else ()
+        lines["to train on" if more else "to continue"] = command(*of_run, *more)
         lines |= dict(line.split(": ", 1) for line in run_folder.what_next(options, T, step))
     return lines
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from configs.options import Options, command
 from configs.refusal import Refusal
+from datasets.depths import EXTENSIONS
 from datasets.pictures import decode
 from datasets.tree import split_files
 from functions.disk import files
@@ -62,6 +63,8 @@ def look_at(data: Path) -> Look:
     """Raises Refusal where there are no pictures, or one of those looked at is broken."""
     if not data.exists():
         raise Refusal(f"--new-config {data}: this folder does not exist; name the one with your pictures")
+    if data.is_file() and data.suffix.lower() in EXTENSIONS:
+        raise Refusal(f"--new-config {data} is one picture; name the folder with your pictures")
     source = split_files(data, train=True)
     if source is None or not source.keys:
         raise Refusal(f"{data} holds no images that are read; docs/data.md lists the formats")

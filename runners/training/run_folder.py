@@ -152,7 +152,13 @@ def what_next(options: Options, T: int, step: int) -> list[str]:
     words = ["--exp", options.exp, "--doc", options.doc, "--sample", "--fid", "--timesteps", str(min(50, T))]
     ways = {
         "to sample": [*words, "--num_samples", "64", "-i", f"{options.doc}_{step}"],
-        "to measure": [*words, "-i", f"{options.doc}_{step}_fid", "--metrics", "fid"],
+        "to measure (50,000 images: --plan first)": [
+            *words,
+            "-i",
+            f"{options.doc}_{step}_fid",
+            "--metrics",
+            "fid",
+        ],
     }
     return [f"{what}: {command(*way)}" for what, way in ways.items()]
 

@@ -60,7 +60,7 @@ def test_none_goes_before_a_newer_one_was_read_back_and_is_whole(tmp_path, sound
 
 def test_the_end_of_a_run_says_commands_that_work(run, tmp_path):
     to_sample, to_measure = (
-        shlex.split(re.search(f"{what}: python {re.escape(MAIN)} (.*)", run.stderr)[1])
+        shlex.split(re.search(f"{what}.*: python {re.escape(MAIN)} (.*)", run.stderr)[1])
         for what in ("to sample", "to measure")
     )
     assert f"to sample: python {MAIN} " in (run.exp / "logs" / "d" / "stdout.txt").read_text()

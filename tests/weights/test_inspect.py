@@ -169,8 +169,9 @@ def test_the_architecture_is_read_from_names_and_shapes(name):
 def test_a_runs_folder_stands_for_its_last_checkpoint(run):
     said = main("--inspect", run.exp / "logs" / "d").stdout
     assert said == main("--inspect", run.ckpt).stdout
-    (command,) = re.findall(r"^to continue: python main.py (.*)$", said, re.MULTILINE)
-    assert "is finished at step 4" in main(*shlex.split(command)).stderr
+    (command,) = re.findall(r"^to train on: python main.py (.*)$", said, re.MULTILINE)
+    assert command == f"--exp {run.exp} --doc d --resume_training --set training.n_iters=8"
+    assert "prediction: eps" in said
     assert f"to sample: python main.py --exp {run.exp} --doc d --sample --fid --timesteps 50" in said
     assert re.search(r"^run: .*/logs/d, DIGITS in .*, seed 1234, precision default", said, re.MULTILINE)
 
@@ -183,12 +184,13 @@ def test_a_folder_of_images_is_told_and_its_command_continues_it(tmp_path, run):
     said = main("--inspect", folder).stdout
     for words in ("2 PNGs", "η = 0.5, 4 timesteps from 999 to 0 (uniform, S = 3)", "seed: 1234", "step 4"):
         assert words in said, words
-    (command,) = re.findall(r"^to continue: python main.py (.*)$", said, re.MULTILINE)
+    (command,) = re.findall(r"^made by: python main.py (.*)$", said, re.MULTILINE)
     assert "2 already there" in main(*shlex.split(command)).stderr
     assert "1 images to make" in main(*shlex.split(command), "--num_samples", 3).stderr
     main(*shlex.split(command), "-i", "g", "--seed", 1, 2)
     said = main("--inspect", tmp_path / "image_samples" / "g").stdout
     assert "a grid" in said and "2 cells" in said and "| NFE |" in said and "--seed 1 2" in said
+    assert "holds folders of images: a, g; --inspect" in main("--inspect", folder.parent).stdout
     (folder / "manifest.json").write_text("{}")
     refuses("--inspect", folder, says=["manifest.json is damaged"], tree=tmp_path)
 
@@ -220,6 +222,15 @@ def test_archives_that_are_not_checkpoints_are_told(tmp_path, extractor):
     refuses("--inspect", tmp_path / "b.zip", says=["a zip file without a checkpoint"], tree=tmp_path)
     refuses("--inspect", extractor, says=["an exported program", "--features"], tree=tmp_path)
     refuses("--inspect", tmp_path, says=["neither a run's ckpt.pth nor diffusers'"], tree=tmp_path)
+
+
+def test_a_diffusers_folder_says_a_command_that_samples_from_it(tmp_path, run):
+    main("--config", run.config, "--ckpt", run.ckpt, "--export", tmp_path / "exported")
+    said = main("--inspect", tmp_path / "exported").stdout
+    assert "fits: its own config" in said and "prediction: eps" in said
+    (command,) = re.findall(r"^to sample: python main.py (.*)$", said, re.MULTILINE)
+    main(*shlex.split(command), "--num_samples", 2, "--timesteps", 2, "--batch_size", 2, cwd=tmp_path)
+    assert (tmp_path / "exp" / "image_samples" / "exported" / "1.png").is_file()
 
 
 def test_a_network_of_other_shapes_is_refused(tmp_path, run):
