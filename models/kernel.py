@@ -23,7 +23,7 @@ BLOCK = 32  # channels; norm.c takes multiples of it
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled norm.c; None where there is no C compiler, or it does not take the flags."""
+    """The compiled norm.c; None without a C compiler that takes the flags, and a cache that is only ours."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("gcc", "clang", "cc"))), None)
     if compiler is None:
         return None
@@ -34,13 +34,21 @@ def library() -> ctypes.CDLL | None:
     path = machine.cache() / "ddim" / "kernels" / f"norm-{key}.so"
     with suppress(OSError, subprocess.CalledProcessError):  # no room in the cache, flags of another compiler
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = path.with_suffix(f".{os.getpid()}.tmp")
             command = [compiler, *FLAGS, str(SOURCE), "-o", str(new), "-lm"]
             subprocess.run(command, check=True, capture_output=True)
+            new.chmod(0o700)
             new.replace(path)
-        return ctypes.CDLL(str(path))
+        if all(map(_only_ours, (path.parent, path))):
+            return ctypes.CDLL(str(path))
     return None
+
+
+def _only_ours(path: Path) -> bool:
+    """Whether nobody else may have written it: without a home the cache lies where others may write."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 @torch.library.custom_op("ddim::norm", mutates_args=())

@@ -65,6 +65,17 @@ def test_what_is_not_a_number_stays_so_in_the_norms_of_c():
     assert y[0].isfinite().all() and y[1, 5, 0, 0].isnan()
 
 
+@pytest.mark.skipif(kernel.library() is None, reason="no C compiler")
+@pytest.mark.parametrize("which", ["*", ""])
+def test_a_library_that_others_may_write_is_not_loaded(monkeypatch, tmp_path, which):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kernel.library.__wrapped__() is not None
+    folder = tmp_path / "ddim" / "kernels"
+    for path in folder.glob(which) if which else [folder]:
+        path.chmod(0o777)
+    assert kernel.library.__wrapped__() is None
+
+
 def test_without_a_c_compiler_the_norms_are_pytorchs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
