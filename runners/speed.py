@@ -2,14 +2,14 @@
 
 import logging
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from configs.options import Options
 from functions.runtime import distributed, memory
-from functions.runtime.compilation import Network, seconds_of, should_compile, synchronize
+from functions.runtime.compilation import Network, seconds_of_batches, should_compile, synchronize
 from functions.runtime.threads import cores_are_idle
 from models.kernel import FastNorm
 from runners.diffusion import Diffusion
@@ -53,11 +53,8 @@ class Speed:
         network.uncompile()
 
         device = self.diffusion.device
-        few = 1 if device.type == "cpu" else batch_size  # a batch would be a good part of a short command
-
-        def seconds_left() -> float:
-            return evaluations * batch_size / few * seconds_of(lambda: self.diffusion.evaluate(few), device)
-
+        evaluate = self.diffusion.evaluate
+        seconds_left = partial(seconds_of_batches, evaluate, batch_size, evaluations, device)
         if should_compile(choice, device, seconds_left):
             network.compile(batch_size)
             return True

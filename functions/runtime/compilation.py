@@ -84,7 +84,7 @@ def should_compile(choice: str, device: torch.device, seconds_left: Callable[[],
 
     # It must pay.
     left, (seconds, share) = 0.0, ASSUMED[device.type]
-    if choice == "auto" and (left := seconds_left()) * (1 - share) <= seconds:
+    if choice == "auto" and not _pays(left := seconds_left(), device):
         if left > seconds:
             logging.info(f"about {left:.0f} s of work at the speed measured; compiling would take longer")
         return False
@@ -100,6 +100,11 @@ def should_compile(choice: str, device: torch.device, seconds_left: Callable[[],
     return True
 
 
+def _pays(left: float, device: torch.device) -> bool:
+    seconds, share = ASSUMED[device.type]
+    return left * (1 - share) > seconds
+
+
 def _missing(device: torch.device) -> str:
     """What compiling needs and this machine does not have."""
     names = ("g++", "clang++", "cl") if device.type == "cpu" else ("gcc", "clang", "cc")
@@ -108,6 +113,19 @@ def _missing(device: torch.device) -> str:
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         return "Python.h, from a package such as python3-dev"
     return ""
+
+
+def seconds_of_batches(work: Callable[[int], object], n: int, batches: int, device: torch.device) -> float:
+    """The time of `batches` calls of `work(n)`, for n images each. It may be too large where it is not much.
+
+    On a CPU two batches would be a good part of a short command: one image, which takes more than its share
+    of a batch, tells first whether they are worth it.
+    """
+    if device.type == "cpu":
+        bound = batches * n * seconds_of(lambda: work(1), device)
+        if not _pays(bound, device):
+            return bound
+    return batches * seconds_of(lambda: work(n), device)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

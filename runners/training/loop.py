@@ -22,7 +22,7 @@ from functions.disk import files
 from functions.noise import BatchDraws, Stream, derived_seed, step_generator
 from functions.objectives import loss_by_quarter, noise_estimation_loss
 from functions.runtime import distributed
-from functions.runtime.compilation import CompiledForBatches, seconds_of, should_compile
+from functions.runtime.compilation import CompiledForBatches, seconds_of_batches, should_compile
 from functions.runtime.memory import on_device
 from functions.runtime.precision import autocast, precision_in_words
 from functions.runtime.stopping import Stopped, Stopping, heeded
@@ -229,19 +229,16 @@ def _compiled_if_it_pays(options: Options, diffusion: Diffusion, model: nn.Modul
     """
     training, device = diffusion.config.training, diffusion.device
     n = -(-_images_here(diffusion.config) // training.accumulate)
-    few = 1 if device.type == "cpu" else n  # a batch would be a good part of a short run
-    x = torch.zeros(few, *diffusion.image_shape, device=device)
-    t = torch.zeros(few, dtype=torch.long, device=device)
 
-    def one_pass() -> None:
+    def one_pass(images: int) -> None:
+        x = torch.zeros(images, *diffusion.image_shape, device=device)
+        t = torch.zeros(images, dtype=torch.long, device=device)
         with autocast(options.precision, device):
             output = diffusion.model(x, t)
         output.float().sum().backward()
         diffusion.model.zero_grad()
 
-    def seconds_of_run() -> float:
-        return steps * training.accumulate * n / few * seconds_of(one_pass, device)
-
+    seconds_of_run = partial(seconds_of_batches, one_pass, n, steps * training.accumulate, device)
     choice = run_folder.compile_choice(options, device.type)
     if distributed.min_over_ranks(should_compile(choice, device, seconds_of_run), device):
         sizes = map(len, torch.empty(_images_here(diffusion.config)).chunk(training.accumulate))

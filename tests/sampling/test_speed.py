@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from configs import load_config
 from configs.options import Options
 from functions.disk import images
 from functions.runtime import distributed, memory
-from functions.runtime.compilation import CompiledForBatches, Network, should_compile
+from functions.runtime.compilation import CompiledForBatches, Network, seconds_of_batches, should_compile
 from functions.runtime.precision import numerics, precision_in_words
 from functions.runtime.threads import map_ahead
 from models import kernel
@@ -101,6 +102,19 @@ def test_auto_compiles_where_the_work_left_repays_it(monkeypatch, caplog):
     assert not should_compile("auto", CUDA, lambda: 1000.0)
     with pytest.raises(ValueError, match="needs a compiler, such as g\\+\\+"):
         should_compile("on", CPU, lambda: 1000.0)
+
+
+def test_a_short_command_on_a_cpu_is_told_by_one_image():
+    tried = []
+
+    def work(images):
+        tried.append(images)
+        time.sleep(0.001)
+
+    seconds_of_batches(work, 4, 10, CPU)
+    assert set(tried) == {1}
+    seconds_of_batches(work, 4, 10**6, CPU)
+    assert set(tried) == {1, 4}
 
 
 def test_auto_does_not_compile_what_has_the_norms_of_c(run):

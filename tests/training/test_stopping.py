@@ -39,7 +39,7 @@ def send(number, ready):
 
 def test_a_run_stopped_by_six_signals_ends_as_if_undisturbed(tmp_path):
     common = dict(training__batch_size=32, training__snapshot_freq=10**6, training__validation_freq=10**6)
-    config = small_config(tmp_path / "c.yml", training__n_iters=10**6, **common)
+    config = small_config(tmp_path / "c.yml", training__n_iters=10_000, **common)
     command = ("--config", config, "--exp", tmp_path, "--doc", "d", "--resume_training auto")
     log, steps = tmp_path / "logs" / "d" / "stdout.txt", []
     for k in range(6):
@@ -64,7 +64,7 @@ def test_a_run_stopped_by_six_signals_ends_as_if_undisturbed(tmp_path):
 
 def test_two_processes_agree_on_the_step_where_one_got_the_signal(tmp_path):
     common = dict(training__batch_size=33, training__snapshot_freq=10**6, training__validation_freq=10**6)
-    config = small_config(tmp_path / "c.yml", training__n_iters=10**6, **common)
+    config = small_config(tmp_path / "c.yml", training__n_iters=10_000, **common)
     command = ["--config", config, "--exp", tmp_path, "--doc", "d"]
     with two_started(*command) as processes:
         wait_until((tmp_path / "logs" / "d" / "ckpt.pth").exists, processes[0])

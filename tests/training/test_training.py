@@ -144,7 +144,7 @@ def test_a_full_disk_at_a_snapshot_is_a_sentence_and_keeps_the_last_one(run, tmp
 
 
 def test_two_trainings_of_one_run_are_refused(tmp_path):
-    endless = dict(training__batch_size=32, training__n_iters=100000, training__snapshot_freq=100000)
+    endless = dict(training__batch_size=32, training__n_iters=10_000, training__snapshot_freq=100_000)
     config = small_config(tmp_path / "c.yml", **endless)
     command = ("--config", config, "--exp", tmp_path, "--doc", "d")
     with started([WARM, MAIN, *command]) as process:
@@ -154,7 +154,7 @@ def test_two_trainings_of_one_run_are_refused(tmp_path):
 
 
 def test_an_interrupt_is_a_sentence_and_130(tmp_path):
-    endless = dict(training__batch_size=32, training__n_iters=100000, training__snapshot_freq=100000)
+    endless = dict(training__batch_size=32, training__n_iters=10_000, training__snapshot_freq=100_000)
     config = small_config(tmp_path / "c.yml", **endless)
     command = [WARM, MAIN, "--config", config, "--exp", tmp_path, "--doc", "d"]
     with started(command) as process:
