@@ -17,8 +17,9 @@ from configs import machine
 from models.unet import Norm
 
 SOURCE = Path(__file__).with_name("norm.c")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 BLOCK = 32  # channels; norm.c takes multiples of it
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC",
+         f"-DBLOCK={BLOCK}")  # fmt: skip
 
 
 @cache

@@ -1,12 +1,11 @@
 /* GroupNorm and SiLU in one go over bfloat16 images in channels_last order. models/kernel.py compiles it, and calls it.
 
-   Two passes over each image: sums by channel, then the values. Sums are in float, those of a group in double. */
+   Two passes over each image: sums by channel, then the values. Sums are in float, those of a group in double.
+   BLOCK, from kernel.py, is how many channels' sums stay in registers; the channels are a multiple of it. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-
-#define BLOCK 32 /* channels whose sums stay in registers; their number is a multiple of it */
 
 static inline float widen(uint16_t half)
 {

@@ -42,18 +42,8 @@ def _lines(path: Path, found: dict[str, Any]) -> dict[str, str]:
     eta = "" if decides.get("eta") is None else f", η = {decides['eta']:g}"
     spacing = f" ({last['spacing']})" if "spacing" in last else ""
     step = f", step {last['step']}" if last.get("step") else ""
-    known = {
-        "mode",
-        "images",
-        "weights",
-        "image",
-        "sample_type",
-        "eta",
-        "seed",
-        "precision",
-        "timesteps",
-        "diffusion",
-    }
+    known = {"mode", "images", "weights", "image", "sample_type", "eta", "seed", "precision", "timesteps",
+             "diffusion"}  # fmt: skip
     return {
         "images": f"{path}, {there:,} PNGs; its command makes {files:,} files",
         "task": f"--{decides.get('mode')}",

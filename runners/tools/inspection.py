@@ -67,11 +67,10 @@ def _diffusers(path: Path) -> dict[str, str]:
     """What a diffusers folder says besides its weights, and a command that samples from it."""
     own = diffusers_config.read(path)
     T = own.diffusion.num_diffusion_timesteps
-    how = ("--timesteps", str(min(50, T)), "--num_samples", "64", "-i", path.resolve().name)
     return {
         "schedule": f"{diffusers_config.in_words(own.diffusion)}, {T} timesteps",
         "prediction": own.model.prediction,
-        "to sample": command("--ckpt", str(path), "--sample", "--fid", *how),
+        "to sample": run_folder.to_sample("--ckpt", str(path), T=T, folder=path.resolve().name),
     }
 
 
@@ -93,7 +92,7 @@ def _run(folder: Path, step: int) -> dict[str, str]:
         of_run = ("--exp", options.exp, "--doc", options.doc, "--resume_training")
         more = ("--set", f"training.n_iters={2 * step}") if step >= of_config.training.n_iters else ()
         lines["to train on" if more else "to continue"] = command(*of_run, *more)
-        lines |= dict(line.split(": ", 1) for line in run_folder.what_next(options, T, step))
+        lines |= run_folder.what_next(options, T, step)
     return lines
 
 

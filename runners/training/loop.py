@@ -96,8 +96,8 @@ def train(diffusion: Diffusion, options: Options) -> None:
         _describe(options, state, begins, len(dataset), test_set, last_step)
         _loop(options, state, dataset, test_set, last_step, report, stopping)
         logging.info(f"trained to step {state.step}: {options.log_dir / 'ckpt.pth'}")
-        for line in run_folder.what_next(options, diffusion.T, state.step):
-            logging.info(line)
+        for what, line in run_folder.what_next(options, diffusion.T, state.step).items():
+            logging.info(f"{what}: {line}")
 
 
 def _loop(

@@ -147,20 +147,19 @@ def stopped_at(step: int, name: str, options: Options) -> str:
     return f"{name} came: step {step} is saved and nothing is lost; to continue: {command(*words)}"
 
 
-def what_next(options: Options, T: int, step: int) -> list[str]:
+def what_next(options: Options, T: int, step: int) -> dict[str, str]:
     """The commands to sample from a run of T timesteps after `step`, and to measure it."""
-    words = ["--exp", options.exp, "--doc", options.doc, "--sample", "--fid", "--timesteps", str(min(50, T))]
-    ways = {
-        "to sample": [*words, "--num_samples", "64", "-i", f"{options.doc}_{step}"],
-        "to measure (50,000 images: --plan first)": [
-            *words,
-            "-i",
-            f"{options.doc}_{step}_fid",
-            "--metrics",
-            "fid",
-        ],
+    run, folder = ("--exp", options.exp, "--doc", options.doc), f"{options.doc}_{step}"
+    return {
+        "to sample": to_sample(*run, T=T, folder=folder),
+        "to measure (50,000 images, see --plan)": to_sample(*run, T=T, folder=f"{folder}_fid", measure=True),
     }
-    return [f"{what}: {command(*way)}" for what, way in ways.items()]
+
+
+def to_sample(*weights: str, T: int, folder: str, measure: bool = False) -> str:
+    """A command that fills `folder`. weights: the flags that name them."""
+    words = ("--sample", "--fid", "--timesteps", str(min(50, T)), "-i", folder)
+    return command(*weights, *words, *(("--metrics", "fid") if measure else ("--num_samples", "64")))
 
 
 def is_snapshot(step: int, last_step: int, snapshot_freq: int) -> bool:

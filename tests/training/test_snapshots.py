@@ -64,7 +64,7 @@ def test_the_end_of_a_run_says_commands_that_work(run, tmp_path):
         for what in ("to sample", "to measure")
     )
     assert f"to sample: python {MAIN} " in (run.exp / "logs" / "d" / "stdout.txt").read_text()
-    assert to_sample[:4] == ["--exp", str(run.exp), "--doc", "d"] and to_sample[-2:] == ["-i", "d_4"]
+    assert to_sample[:4] == ["--exp", str(run.exp), "--doc", "d"] and to_sample[8:10] == ["-i", "d_4"]
     main(*to_sample, "--num_samples 1 --timesteps 2 -i", tmp_path / "a")
     assert (tmp_path / "a" / "0.png").exists()
     assert "metrics: fid against train" in main(*to_measure, "--num_samples 1 --plan").stdout
